@@ -1,0 +1,133 @@
+"""``insights``, ``export``, ``rebuild``: the recorded rows, read on the machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from agent_client.cli import home_of, is_json
+from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
+from agent_client.files import telemetry_dir
+
+DAY_NS = 86_400 * 10**9
+
+
+def since_ns(days: float | None) -> int | None:
+    """The start of a window of days that ends now; None for all time."""
+    return None if days is None else max(0, time.time_ns() - int(days * DAY_NS))
+
+
+def run_insights(args: argparse.Namespace) -> int:
+    """Print the Observability section, or its numbers."""
+    from agent_client.insights import overview
+    from agent_client.insights_text import render
+    from agent_client.recovery import recover
+    from agent_client.store import DATABASE, Store, folder_of
+
+    home = home_of(args)
+    recover(home)
+    if not (folder_of(home) / DATABASE).exists():
+        if is_json(args):
+            say_json({"has_data": False})
+        else:
+            say("Nothing recorded yet.")
+            talk("Run 'hermes plugins enable telemetry', then use the agent.")
+        return EXIT_OK
+    with Store(home) as store:  # migrates a database of an earlier version before it is read
+        found = overview(store.connection, since_ns(args.days))
+    if is_json(args):
+        say_json(found)
+        return EXIT_OK
+    window = "all time" if args.days is None else f"the last {args.days:g} days"
+    section = render(found)
+    say(section.rstrip("\n") if section else f"Nothing recorded in {window}.")
+    if section:
+        talk(f"({window})")
+    return EXIT_OK
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write the redacted rows; counts and warnings go to stderr, or as JSON there."""
+    from agent_client import config
+    from agent_client.export import export
+    from agent_client.recovery import recover
+
+    home = home_of(args)
+    recover(home)
+
+    def write(out: BinaryIO) -> dict[str, int]:
+        report = export(
+            out,
+            fmt=args.format,
+            since_ns=since_ns(args.since),
+            include_content=args.include_content,
+            config=config.load(home),
+            home=home,
+        )
+        for warning in report.warnings:
+            talk(f"warning: {warning}")
+        return report.counts
+
+    if not telemetry_dir(home).exists():
+        talk("nothing recorded yet")
+    if args.out == "-":
+        counts = write(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        counts = _to_file(Path(args.out).expanduser(), write)
+    total = sum(counts.values())
+    if is_json(args) and args.out != "-":
+        say_json({"out": args.out, "counts": counts, "rows": total})
+    talk(f"{number(total, 'row')} exported" + (f" to {args.out}" if args.out != "-" else ""))
+    return EXIT_OK
+
+
+def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[str, int]:
+    """Write beside the target and rename: an interrupted export leaves no half file under its name.
+
+    Special files (a pipe, /dev/stdout) are written in place.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as out:
+            return write(out)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            counts = write(out)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return counts
+
+
+def run_rebuild(args: argparse.Namespace) -> int:
+    """Make the database again from the event log."""
+    from agent_client.cli.output import EXIT_FAILED, fail
+    from agent_client.journal import Journal
+    from agent_client.recovery import recover
+
+    home = home_of(args)
+    if not telemetry_dir(home).exists():
+        fail("nothing recorded yet, so there is nothing to rebuild")
+        return EXIT_FAILED
+    recover(home)
+    journal = Journal(home)
+    started_s = time.monotonic()
+    talk("rebuilding from events.jsonl …")
+    try:
+        lines = journal.rebuild()
+    finally:
+        journal.close()
+    took_s = time.monotonic() - started_s
+    if is_json(args):
+        say_json({"lines": lines, "seconds": round(took_s, 3)})
+    else:
+        say(f"{number(lines, 'event')} indexed again in {took_s:.1f} s")
+    return EXIT_OK

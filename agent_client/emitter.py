@@ -1,0 +1,486 @@
+"""``emit()``: into the spool in microseconds; a daemon thread carries it to log and database.
+
+``emit`` never blocks on a disk or the network and never raises. What it has
+returned from survives SIGKILL and ``os._exit``: the event lies in mapped pages
+(see ``spool``) until the writer, or the next process, has stored it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Final
+
+from agent_client.contract.events import EVENT_TYPES, Event
+from agent_client.guard import never_raise, note_fault
+from agent_client.journal import KINDS, Intake, Journal
+from agent_client.recovery import recover
+from agent_client.spool import CAPACITY_BYTES, MAX_PAYLOAD_BYTES, Chunk, Ring, Spool
+from agent_client.store import folder_of, make_folder
+
+BATCH_EVENTS: Final = 256
+"""Rows a transaction; larger ones hold the database's write lock too long for other processes."""
+MAX_RINGS: Final = 8
+"""Threads with a ring of their own; more share one under a lock (each ring reserves 4 MiB)."""
+GATHER_S: Final = 0.05
+"""After the first event the writer lets more arrive: one commit serves a burst."""
+RETRY_S: Final = (0.1, 0.5, 2.0, 10.0)
+"""Waits after a failed write; the events stay in their rings meanwhile."""
+SUBSCRIBER_BATCHES: Final = 64
+"""Batches a slow subscriber may lag behind before the oldest are dropped for it alone."""
+
+Batch = list[dict[str, object]]
+
+_ENCODERS: Final = {
+    cls: (KINDS.index(name), attrgetter(*cls.TABLE.column_names()))
+    for name, cls in EVENT_TYPES.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts of events since the emitter began; emitted = written + queued + all of dropped."""
+
+    emitted: int
+    queued: int
+    written: int
+    dropped: dict[str, int]
+
+
+class _Lease:
+    """A thread's hold on a ring; goes back to the emitter when the thread ends."""
+
+    __slots__ = ("_free", "ring")
+
+    def __init__(self, ring: Ring, free: deque[Ring]) -> None:
+        self.ring = ring
+        self._free = free
+
+    def __del__(self) -> None:
+        self._free.append(self.ring)
+
+
+class Emitter:
+    """The recording end of one HERMES_HOME.
+
+    A disabled emitter accepts and drops everything, makes no file and starts no thread.
+    """
+
+    def __init__(
+        self,
+        home: Path | str,
+        enabled: bool = True,  # noqa: FBT001, FBT002  # a public name called by position
+        *,
+        capacity_bytes: int = CAPACITY_BYTES,
+    ) -> None:
+        self.home = Path(home)
+        self.enabled = enabled
+        self._capacity_bytes = capacity_bytes
+        self._guard = threading.RLock()
+        self._subscribers: dict[Callable[[Batch], object], _Subscriber] = {}
+        self._begin()
+        if enabled:
+            _after_fork(self)
+
+    def _begin(self) -> None:
+        """Fresh state: at construction, and in a forked child."""
+        self._pid = os.getpid()
+        self._local = threading.local()
+        self._free: deque[Ring] = deque()
+        self._spool: Spool | None = None
+        self._shared: Ring | None = None
+        # Re-entrant: a signal handler may emit while its own thread is in here.
+        self._shared_lock = threading.RLock()
+        self._journal = Journal(self.home)
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._parked = True
+        self._stopping = False
+        self._written = 0
+        self._reported_refusals = 0
+        self._final: Stats | None = None
+
+    # -- the hot path -----------------------------------------------------------------------
+
+    def emit(self, event: Event | Mapping[str, object]) -> None:
+        """Accept one event: microseconds, never blocks, never raises."""
+        if not self.enabled:
+            return
+        try:
+            encoder = _ENCODERS.get(type(event))  # type: ignore[arg-type]  # a mapping misses, on purpose
+            if encoder is None:
+                self._emit_slowly(event)
+            else:
+                payload = marshal.dumps((encoder[0], encoder[1](event)), 2)
+                try:
+                    ring = self._local.lease.ring
+                except AttributeError:
+                    ring = self._lease_ring()
+                if ring is None or len(payload) > MAX_PAYLOAD_BYTES:
+                    self._append_rarely(ring, payload)
+                else:
+                    ring.append(payload)
+        except Exception as error:  # noqa: BLE001  # the promise of this function; see guard
+            self._refuse(error, event)
+        if self._parked:
+            self._unpark()
+
+    def _append_rarely(self, ring: Ring | None, payload: bytes) -> None:
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            self._any_ring(ring).refuse("too_large")
+            return
+        with self._shared_lock:
+            self._any_ring(ring).append(payload)
+
+    def _any_ring(self, ring: Ring | None) -> Ring:
+        if ring is not None:
+            return ring
+        # The guard: two threads that open the spool at once would each get one of their own.
+        with self._guard:
+            if self._shared is None:
+                self._shared = self._open_spool().new_ring()
+            return self._shared
+
+    def _emit_slowly(self, event: object) -> None:
+        """Events that are dictionaries, and typed ones that hold values marshal does not take.
+
+        Errors: whatever the event raises; ``emit`` counts it.
+        """
+        data = event if isinstance(event, Mapping) else event.to_dict()  # type: ignore[attr-defined]  # counted otherwise
+        plain = {str(key): _plain(value) for key, value in data.items()}
+        payload = marshal.dumps((0, plain), 2)
+        with self._shared_lock:
+            ring = self._any_ring(None)
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                ring.refuse("too_large")
+            else:
+                ring.append(payload)
+
+    @never_raise("emit.refuse")
+    def _refuse(self, error: Exception, event: object) -> None:
+        if isinstance(error, ValueError) and type(event) in _ENCODERS:
+            try:
+                self._emit_slowly(event)  # a str subclass, say: marshal takes exact types only
+            except Exception as again:  # noqa: BLE001  # counted below like any other
+                error = again
+            else:
+                return
+        note_fault("emit", error)
+        self._any_ring(None).refuse("encode")
+
+    def _lease_ring(self) -> Ring | None:
+        with self._guard:
+            spool = self._open_spool()
+            try:
+                ring = self._free.popleft()
+            except IndexError:
+                if len(spool.rings) >= MAX_RINGS:
+                    return None
+                ring = spool.new_ring()
+            self._local.lease = _Lease(ring, self._free)
+            return ring
+
+    def _open_spool(self) -> Spool:
+        if self._spool is None:
+            with contextlib.suppress(OSError):
+                make_folder(self.home)  # 0700 before anything is put into it
+            self._spool = Spool(folder_of(self.home) / "spool", capacity=self._capacity_bytes)
+        return self._spool
+
+    def _unpark(self) -> None:
+        self._parked = False
+        self._wake.set()
+        if self._thread is None:
+            self._start()
+
+    @never_raise("emitter.start")
+    def _start(self) -> None:
+        with self._guard:
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(
+                    target=self._run, name="hermes-telemetry-writer", daemon=True
+                )
+                # At interpreter shutdown no thread can start; the spool keeps the events.
+                thread.start()
+                self._thread = thread
+
+    # -- the writer -------------------------------------------------------------------------
+
+    @never_raise("writer")
+    def _run(self) -> None:
+        self._recover_others()
+        failures = 0
+        while not self._stopping:
+            self._wake.wait()
+            self._wake.clear()
+            if not failures:
+                self._gather()
+            try:
+                self._drain()
+                failures = 0
+            except Exception as error:  # noqa: BLE001  # a disk fails in any way; the rings keep all
+                note_fault("writer", error)
+                failures = min(failures + 1, len(RETRY_S))
+                self._wake.wait(RETRY_S[failures - 1])
+                self._wake.set()
+                continue
+            # Park first, look again after: an emit in between either sees the flag or is seen.
+            self._parked = True
+            if self._is_behind():
+                self._unpark()
+
+    def _gather(self) -> None:
+        if not self._stopping:
+            time.sleep(GATHER_S)
+
+    @never_raise("recover")
+    def _recover_others(self) -> None:
+        spool = self._spool
+        recover(self.home, own_process_id=spool.process_id if spool else "")
+
+    def _rings(self) -> list[Ring]:
+        spool = self._spool
+        return list(spool.rings) if spool else []
+
+    def _drain(self) -> None:
+        """Carry everything that is queued now; raises what the disk raises."""
+        while True:
+            rings = {ring.ring_id: ring for ring in self._rings()}
+            chunks = _oldest_chunks(list(rings.values()))
+            refused = {ring_id: dict(ring.refused) for ring_id, ring in rings.items()}
+            refusals = sum(sum(counts.values()) for counts in refused.values())
+            if refusals == self._reported_refusals and not any(chunk.frames for chunk in chunks):
+                return
+            events = self._journal.write(
+                [Intake(chunk, refused[chunk.ring_id]) for chunk in chunks]
+            )
+            # Counted before it is released: stats() in between must not show a loss.
+            self._written += sum(len(chunk.frames) for chunk in chunks)
+            for chunk in chunks:
+                rings[chunk.ring_id].release(chunk)
+            self._reported_refusals = refusals
+            self._publish(events)
+
+    def _is_behind(self) -> bool:
+        """Whether there is anything the home's books do not have yet."""
+        rings = self._rings()
+        refusals = sum(sum(ring.refused.values()) for ring in rings)
+        return refusals != self._reported_refusals or any(ring.queued for ring in rings)
+
+    def _has_stopped(self) -> bool:
+        thread = self._thread
+        return self._stopping and (thread is None or not thread.is_alive())
+
+    def _publish(self, events: Batch) -> None:
+        if events:
+            for subscriber in list(self._subscribers.values()):
+                subscriber.offer(events)
+
+    # -- everything else --------------------------------------------------------------------
+
+    def subscribe(self, callback: Callable[[Batch], object]) -> None:
+        """Hand each durable batch to a callback, on a thread of its own: it cannot stall us."""
+        with self._guard:
+            if callback not in self._subscribers:
+                self._subscribers[callback] = _Subscriber(callback)
+
+    def unsubscribe(self, callback: Callable[[Batch], object]) -> None:
+        """Stop handing batches to a callback."""
+        with self._guard:
+            subscriber = self._subscribers.pop(callback, None)
+        if subscriber is not None:
+            subscriber.stop()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until all that was emitted before is stored; False when the deadline came first."""
+        deadline = time.monotonic() + timeout_s
+        while self._is_behind():
+            self._unpark()
+            if time.monotonic() >= deadline or self._has_stopped():
+                return False
+            time.sleep(0.002)
+        return True
+
+    def stats(self) -> Stats:
+        """Counts since the emitter began; of its end, once closed."""
+        if self._final is not None:
+            return self._final
+        rings = self._rings()
+        emitted = sum(ring.k for ring in rings)
+        queued = sum(ring.queued for ring in rings)
+        refused = {
+            reason: sum(ring.refused[reason] for ring in rings)
+            for reason in ("encode", "too_large")
+        }
+        overflow = max(0, emitted - queued - self._written)
+        dropped = {**refused, "overflow": overflow}
+        return Stats(emitted + sum(refused.values()), queued, self._written, dropped)
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Store what is queued, stop the writer, remove the spool. Never raises.
+
+        What cannot be stored before the deadline stays in the spool for the next process.
+        """
+        self.enabled = False
+        self.flush(timeout_s)
+        self._stopping = True
+        self._wake.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+        for callback in list(self._subscribers):
+            self.unsubscribe(callback)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Give up the spool: removed when all of it is stored, else left for the next process."""
+        spool = self._spool
+        if spool is None or not self._has_stopped():
+            # A writer that hangs may yet store what it holds. Were the lock let go, another process
+            # would store the same, and forget the cursors that keep it from being stored twice.
+            return
+        self._final = self.stats()
+        if self._is_behind():
+            spool.abandon()
+        else:
+            spool.remove()
+        self._spool = None
+        self._journal.close()
+
+    def reset_in_child(self) -> None:
+        """A forked child shares its parent's pages and handles; it lets go of both."""
+        self._guard = threading.RLock()
+        if self._spool is not None:
+            self._spool.abandon()
+        self._journal.forget()
+        self._subscribers = {callback: _Subscriber(callback) for callback in self._subscribers}
+        self._begin()
+
+
+def _oldest_chunks(rings: list[Ring]) -> list[Chunk]:
+    """The oldest events of all rings, at most a batch, none before one that was emitted earlier.
+
+    A run's later row replaces its earlier one, and hooks of one run come on many threads.
+    """
+    share = max(1, BATCH_EVENTS // max(1, len(rings)))
+    chunks = [ring.read(share) for ring in rings]
+    full = [chunk.frames[-1].n for chunk in chunks if len(chunk.frames) == share]
+    if not full:
+        return chunks
+    bound = min(full)  # a full chunk's ring may hold more, all of it after this
+    counts = [sum(frame.n <= bound for frame in chunk.frames) for chunk in chunks]
+    return [ring.read(count) for ring, count in zip(rings, counts, strict=True)]
+
+
+class _Subscriber:
+    """A callback's own thread and bounded queue."""
+
+    def __init__(self, callback: Callable[[Batch], object]) -> None:
+        self._callback = callback
+        self._queue: queue.Queue[Batch | None] = queue.Queue(SUBSCRIBER_BATCHES)
+        self._thread: threading.Thread | None = None
+        self.dropped_batches = 0
+
+    @never_raise("subscriber.offer")
+    def offer(self, events: Batch) -> None:
+        """Queue a batch, dropping the oldest for this subscriber when it lags."""
+        while True:
+            try:
+                self._queue.put_nowait(events)
+                break
+            except queue.Full:
+                self._queue.get_nowait()
+                self.dropped_batches += 1
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="hermes-telemetry-subscriber", daemon=True
+            )
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (events := self._queue.get()) is not None:
+            self._call(events)
+
+    @never_raise("subscriber")
+    def _call(self, events: Batch) -> None:
+        self._callback(events)
+
+    def stop(self) -> None:
+        """End the thread after the batch it is in."""
+        while True:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(None)
+                return
+            self._queue.get_nowait()
+
+
+def _plain(value: object) -> object:
+    """A value marshal and JSON both take, bounded."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return str.__str__(value)[:1000] if isinstance(value, str) else type(value).__name__
+
+
+def _after_fork(emitter: Emitter) -> None:
+    reference = weakref.ref(emitter)
+
+    def reset() -> None:
+        living = reference()
+        if living is not None:
+            living.reset_in_child()
+
+    os.register_at_fork(after_in_child=reset)
+
+
+_singleton: Emitter | None = None
+_singleton_lock = threading.Lock()
+
+
+def get_emitter() -> Emitter:
+    """The process-wide emitter, for HERMES_HOME and honouring ``telemetry.local``."""
+    global _singleton  # noqa: PLW0603  # one a process, by specification
+    if _singleton is None:
+        from agent_client import config, policy
+
+        loaded = config.load()
+        posture = policy.resolve(loaded)
+        with _singleton_lock:
+            if _singleton is None:
+                _singleton = Emitter(loaded.home, posture.local_enabled)
+    return _singleton
+
+
+def set_emitter(emitter: Emitter | None) -> None:
+    """Put an emitter in the singleton's place; the host adapter does, with the host's own home."""
+    global _singleton  # noqa: PLW0603  # as above
+    _singleton = emitter
+
+
+@never_raise("emit")
+def emit(event: Event | Mapping[str, object]) -> None:
+    """Record one event in this process's local plane. Never blocks, never raises."""
+    get_emitter().emit(event)
+
+
+def flush(timeout_s: float = 5.0) -> bool:
+    """Wait until what was emitted is stored; False when the deadline came first."""
+    return get_emitter().flush(timeout_s)
+
+
+def status() -> Stats:
+    """The process-wide emitter's counts."""
+    return get_emitter().stats()

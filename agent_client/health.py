@@ -1,0 +1,106 @@
+"""What the local plane lost and holds: the ledger of one home.
+
+emitted = stored + dropped(reason): a ring's frames are numbered without a gap,
+so what overflowed is known exactly even when the process that emitted is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent_client.spool import known_processes, living_processes
+from agent_client.store import DATABASE, LOG, Store, folder_of
+
+REASONS: Final = ("overflow", "encode", "too_large", "invalid")
+"""overflow: the oldest made room; encode, too_large: refused; invalid: logged, not indexed."""
+_REPORTED: Final = "losses.reported"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Files and spools of a home; sizes in bytes, 0 for what is not there."""
+
+    folder: Path
+    log_bytes: int
+    database_bytes: int
+    spool_bytes: int
+    living_processes: int
+    dead_spools: int
+
+
+def totals(connection: sqlite3.Connection) -> dict[str, int]:
+    """Events lost since recording began, by reason; only reasons that happened."""
+    row = connection.execute(
+        "SELECT total(overflow), total(encode), total(too_large) FROM tel_rings"
+    ).fetchone()
+    counts = dict(zip(REASONS, (*map(int, row), 0), strict=True))
+    for key, value in connection.execute(
+        "SELECT key, value FROM tel_state WHERE key LIKE 'loss.%'"
+    ):
+        reason = str(key).removeprefix("loss.")
+        counts[reason] = counts.get(reason, 0) + int(value)
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def stored(connection: sqlite3.Connection) -> int:
+    """Events stored since recording began."""
+    rings = connection.execute("SELECT total(stored) FROM tel_rings").fetchone()[0]
+    folded = connection.execute(
+        "SELECT value FROM tel_state WHERE key = 'ledger.stored'"
+    ).fetchone()
+    return int(rings) + (int(folded[0]) if folded else 0)
+
+
+def losses(store: Store) -> dict[str, int]:
+    """Losses by reason that no receipt has covered yet; sent with the next push."""
+    reported = _reported(store)
+    return {
+        reason: count - reported.get(reason, 0)
+        for reason, count in totals(store.connection).items()
+        if count > reported.get(reason, 0)
+    }
+
+
+def reported_state(store: Store, sent: Mapping[str, int]) -> dict[str, str]:
+    """The bookkeeping that marks ``sent`` losses as reported; set it with the cursor."""
+    reported = _reported(store)
+    for reason, count in sent.items():
+        reported[reason] = reported.get(reason, 0) + count
+    return {_REPORTED: json.dumps(reported, sort_keys=True)}
+
+
+def mark_reported(store: Store, sent: Mapping[str, int]) -> None:
+    """Mark losses as reported in a transaction of their own."""
+    store.state_set(reported_state(store, sent))
+
+
+def snapshot(home: Path) -> Snapshot:
+    """Sizes and spools, read without opening the database."""
+    folder = folder_of(home)
+    spool = folder / "spool"
+    living = living_processes(spool)
+    return Snapshot(
+        folder=folder,
+        log_bytes=_size(folder / LOG),
+        database_bytes=_size(folder / DATABASE) + _size(folder / f"{DATABASE}-wal"),
+        spool_bytes=sum(_size(path) for path in spool.glob("*/*.ring")),
+        living_processes=len(living),
+        dead_spools=len(known_processes(spool) - living),
+    )
+
+
+def _reported(store: Store) -> dict[str, int]:
+    text = store.state_get(_REPORTED)
+    return {str(reason): int(count) for reason, count in json.loads(text or "{}").items()}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

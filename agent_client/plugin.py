@@ -1,0 +1,141 @@
+"""The host adapter: ``register(ctx)`` connects hermes-agent's hooks to the recorder.
+
+The only module that imports the host. Callbacks take ``**kw``, return None and
+never raise. ``pre_*`` hooks are not subscribed to: they make the host build
+payloads that we have no use for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from agent_client.emitter import Emitter, set_emitter
+from agent_client.guard import never_raise, note_fault
+from agent_client.runs import Payload, RunTracker
+
+HOOKS: Final = {
+    "on_session_start": RunTracker.on_session_start,
+    "on_session_end": RunTracker.on_session_end,
+    "on_session_finalize": RunTracker.on_session_finalize,
+    "post_api_request": RunTracker.post_api_request,
+    "api_request_error": RunTracker.api_request_error,
+    "post_tool_call": RunTracker.post_tool_call,
+    "post_approval_response": RunTracker.post_approval_response,
+    "subagent_start": RunTracker.on_subagent_start,
+    "subagent_stop": RunTracker.on_subagent_stop,
+}
+
+Callback = Callable[..., None]
+
+
+class HostContext(Protocol):
+    """What we use of the host's ``PluginContext``."""
+
+    def register_hook(self, hook_name: str, callback: Callback) -> None:
+        """Subscribe to a hook."""
+
+    def register_cli_command(
+        self,
+        name: str,
+        help: str,  # noqa: A002  # the host's own parameter name
+        setup_fn: Callable[[argparse.ArgumentParser], None],
+        handler_fn: Callable[[argparse.Namespace], int],
+        description: str = "",
+    ) -> None:
+        """Add ``hermes <name>``."""
+
+
+_emitter: Emitter | None = None
+_tracker: RunTracker | None = None
+
+
+@never_raise("plugin.register")
+def register(ctx: HostContext) -> None:
+    """Entry point of the host. Safe to call again: the host does when it re-reads its plugins."""
+    ctx.register_cli_command(
+        "telemetry",
+        "See, export and send what this agent has recorded",
+        _add_verbs,
+        _run_verb,
+        "The local telemetry plane: status, insights, export, enroll, push, policy, doctor.",
+    )
+    tracker = _start(ctx)
+    if tracker is not None:
+        for hook, method in HOOKS.items():
+            ctx.register_hook(hook, _callback(hook, tracker, method))
+
+
+def _start(ctx: HostContext) -> RunTracker | None:
+    """The process's recorder; None when ``telemetry.local`` is off."""
+    global _emitter, _tracker  # noqa: PLW0603  # register() may be called again
+    if not _is_recording():
+        return None
+    if _tracker is None:
+        _emitter = Emitter(_home())
+        set_emitter(_emitter)
+        profile = getattr(ctx, "profile_name", None)
+        _tracker = RunTracker(
+            _emitter.emit,
+            profile_id=profile if isinstance(profile, str) else None,
+            agent_version=_host_version(),
+        )
+    return _tracker
+
+
+def _callback(
+    hook: str, tracker: RunTracker, method: Callable[[RunTracker, Payload], None]
+) -> Callback:
+    @never_raise(f"hook.{hook}")
+    def callback(**kw: object) -> None:
+        method(tracker, kw)
+
+    return callback
+
+
+def _is_recording() -> bool:
+    """``telemetry.local`` as the host resolves it, managed scope included; on when unreadable."""
+    try:
+        from hermes_cli.config import load_config  # type: ignore[import-not-found]  # the host's
+
+        section = load_config().get("telemetry")
+    except Exception as error:  # noqa: BLE001  # whatever the host raises, recording stays on
+        note_fault("plugin.config", error)
+        return True
+    value = section.get("local", True) if isinstance(section, dict) else True
+    return value if isinstance(value, bool) else True
+
+
+def _home() -> Path:
+    try:
+        from hermes_constants import get_hermes_home  # type: ignore[import-not-found]  # the host's
+
+        return Path(get_hermes_home())
+    except ImportError:
+        from agent_client.config import resolve_home
+
+        return resolve_home()
+
+
+def _host_version() -> str | None:
+    version = getattr(sys.modules.get("hermes_cli"), "__version__", None)
+    return version if isinstance(version, str) else None
+
+
+def _add_verbs(parser: argparse.ArgumentParser) -> None:
+    from agent_client.cli import add_verbs
+
+    add_verbs(parser)
+
+
+def _run_verb(args: argparse.Namespace) -> int:
+    from agent_client.cli import run
+
+    code = run(args)
+    # The host ignores a handler's return value; scripts need the documented exit code.
+    if code:
+        sys.exit(code)
+    return code

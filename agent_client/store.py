@@ -1,0 +1,182 @@
+"""The SQLite plane: connection rules, state, and the rows a cursor has not passed yet."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from agent_client import schema
+from agent_client.contract.tables import EVENT_TABLES, Table
+
+BUSY_TIMEOUT_S: Final = 5.0
+"""Six processes share one database: without it four in five writes were lost, with it none."""
+FOLDER: Final = "telemetry"
+DATABASE: Final = "telemetry.db"
+LOG: Final = "events.jsonl"
+
+
+class StoreError(Exception):
+    """The local plane cannot be opened or written; the message says what to do, never content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored row as the contract has it: values in column order."""
+
+    table: Table
+    seq: int
+    values: tuple[object, ...]
+
+    def record(self) -> dict[str, object]:
+        """The export's form: ``_kind``, ``seq`` and every column."""
+        names = self.table.column_names()
+        return {
+            "_kind": self.table.name,
+            "seq": self.seq,
+            **dict(zip(names, self.values, strict=True)),
+        }
+
+
+def folder_of(home: Path) -> Path:
+    """Where everything of ours lies in a HERMES_HOME."""
+    return home / FOLDER
+
+
+def make_folder(home: Path) -> Path:
+    """The folder, made with mode 0700. Errors: OSError."""
+    folder = folder_of(home)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in WAL mode with explicit transactions; the file is 0600 from its first byte.
+
+    Errors: sqlite3.Error, OSError.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # WAL + NORMAL: a killed process loses nothing; only a power cut can take the last commits.
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+class Store:
+    """The open local plane of one HERMES_HOME; a context manager.
+
+    Errors: StoreError when it cannot be opened.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        try:
+            self.path = make_folder(home) / DATABASE
+            self.connection = connect(self.path)
+            schema.migrate(self.connection)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"{folder_of(home) / DATABASE} cannot be opened ({type(error).__name__}); "
+                "run 'hermes-telemetry doctor'"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; later calls fail."""
+        self.connection.close()
+
+    def state_get(self, key: str) -> str | None:
+        """A value of our bookkeeping."""
+        row = self.connection.execute(
+            "SELECT value FROM tel_state WHERE key = ?", (key,)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def state_set(self, values: Mapping[str, str | None]) -> None:
+        """Set (or, with None, delete) several keys in one transaction. Errors: StoreError."""
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            put_state(self.connection, values)
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise StoreError(f"state not saved ({type(error).__name__})") from error
+
+    def last_seq(self) -> int:
+        """The highest ``seq`` given out; 0 before the first row."""
+        return int(self.state_get("seq") or 0)
+
+    def counts(self) -> dict[str, int]:
+        """Rows by table."""
+        return {
+            table.name: int(
+                self.connection.execute(f"SELECT count(*) FROM {table.name}").fetchone()[0]
+            )
+            for table in EVENT_TABLES
+        }
+
+    def pending_count(self, after_seq: int) -> int:
+        """Rows a cursor at ``after_seq`` has not passed."""
+        return sum(
+            int(
+                self.connection.execute(
+                    f"SELECT count(*) FROM {table.name} WHERE seq > ?", (after_seq,)
+                ).fetchone()[0]
+            )
+            for table in EVENT_TABLES
+        )
+
+    def rows_after(self, after_seq: int, max_rows: int) -> list[Row]:
+        """The next rows of all tables in ``seq`` order, at most ``max_rows``."""
+        found: list[Row] = []
+        for table in EVENT_TABLES:
+            names = ", ".join(table.column_names())
+            cursor = self.connection.execute(
+                f"SELECT seq, {names} FROM {table.name} WHERE seq > ? ORDER BY seq LIMIT ?",
+                (after_seq, max_rows),
+            )
+            found.extend(Row(table, values[0], values[1:]) for values in cursor)
+        found.sort(key=lambda row: row.seq)
+        return found[:max_rows]
+
+    def rows_since(self, table: Table, since_ns: int | None) -> Iterator[Row]:
+        """A table's rows from ``since_ns`` on, streamed in ``seq`` order."""
+        names = ", ".join(table.column_names())
+        cursor = self.connection.execute(
+            f"SELECT seq, {names} FROM {table.name} WHERE ? IS NULL OR {table.time} >= ? "
+            "ORDER BY seq",
+            (since_ns, since_ns),
+        )
+        for values in cursor:
+            yield Row(table, values[0], values[1:])
+
+
+def put_state(connection: sqlite3.Connection, values: Mapping[str, str | None]) -> None:
+    """Set or delete bookkeeping keys inside the caller's transaction."""
+    for key, value in values.items():
+        if value is None:
+            connection.execute("DELETE FROM tel_state WHERE key = ?", (key,))
+        else:
+            connection.execute("INSERT OR REPLACE INTO tel_state VALUES (?, ?)", (key, value))

@@ -1,0 +1,195 @@
+"""What dead processes left: their runs are closed once, the living are left alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent_client import recovery
+from agent_client.contract.events import Event
+from agent_client.emitter import Emitter
+from agent_client.recovery import RecoveryReport, recover
+from agent_client.spool import Spool
+from agent_client.store import DATABASE, StoreError, folder_of
+from tests.agent_client.builders import (
+    START_NS,
+    error_event,
+    finish,
+    ledger,
+    log_records,
+    model_call,
+    query,
+    run_event,
+    start,
+    tool_call,
+)
+
+LATER_NS = START_NS + 5_000_000_000
+
+
+def open_run(number: int = 0, **changes: object) -> Event:
+    return run_event(number, end_ns=None, end_reason=None, **changes)
+
+
+def killed(home: Path, *events: Event) -> None:
+    """A process that emitted these and was gone."""
+    recorder = Emitter(home)
+    for event in events:
+        recorder.emit(event)
+    # As SIGKILL leaves it: the lock is free, the files are there, the writer stops.
+    assert recorder.flush()
+    recorder._stopping = True
+    recorder._wake.set()
+    assert recorder._thread is not None
+    recorder._thread.join(10)
+    recorder._journal.close()
+    assert recorder._spool is not None
+    recorder._spool.abandon()
+    recorder._spool = None
+
+
+def run_row(home: Path, number: int = 0) -> tuple[object, ...]:
+    (row,) = query(
+        home,
+        "SELECT end_reason, end_ns, model_call_count, tool_call_count, error_count FROM tel_runs "
+        "WHERE run_id = ?",
+        f"run-{number}",
+    )
+    return row
+
+
+def test_a_run_no_signal_closed_is_abandoned_at_its_last_event(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), model_call(), tool_call(end_ns=LATER_NS))
+    assert recover(tmp_path).runs_closed == 1
+    assert run_row(tmp_path) == ("abandoned", LATER_NS, 1, 1, 0)
+
+
+def test_a_run_that_ended_in_a_given_up_request_has_failed(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), model_call(), error_event(ts_ns=LATER_NS))
+    recover(tmp_path)
+    assert run_row(tmp_path) == ("failed", LATER_NS, 1, 0, 1)
+
+
+def test_a_run_that_went_on_after_an_error_is_abandoned(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), error_event(), model_call(end_ns=LATER_NS))
+    recover(tmp_path)
+    assert run_row(tmp_path) == ("abandoned", LATER_NS, 1, 0, 1)
+
+
+def test_an_error_that_was_retried_does_not_fail_a_run(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), error_event(recovery="retried"))
+    recover(tmp_path)
+    assert run_row(tmp_path)[0] == "abandoned"
+
+
+def test_failed_tools_count_as_errors_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    results = ("ok", "error", "timeout", "blocked")
+    tools = [tool_call(n, result_class=result) for n, result in enumerate(results)]
+    killed(tmp_path, open_run(), *tools, error_event())
+    recover(tmp_path)
+    assert run_row(tmp_path)[3:] == (4, 3)
+
+
+def test_a_run_without_any_event_ends_where_it_began(tmp_path: Path) -> None:
+    killed(tmp_path, open_run())
+    recover(tmp_path)
+    assert run_row(tmp_path)[:2] == ("abandoned", START_NS)
+
+
+def test_a_closed_run_is_left_as_it_is(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), run_event(end_reason="interrupted"))
+    assert recover(tmp_path).runs_closed == 0
+    assert run_row(tmp_path)[0] == "interrupted"
+
+
+def test_a_run_of_a_living_process_is_left_open(tmp_path: Path) -> None:
+    living = Emitter(tmp_path)
+    living.emit(open_run())
+    assert living.flush()
+    assert recover(tmp_path) == RecoveryReport()
+    assert run_row(tmp_path)[0] is None
+    living.close()
+    assert recover(tmp_path).runs_closed == 1
+
+
+def test_a_process_that_begins_while_another_recovers_keeps_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newcomer = Emitter(tmp_path)
+    dead_spools = recovery.dead_spools
+
+    def and_then_one_begins(folder: Path) -> object:
+        yield from dead_spools(folder)
+        newcomer.emit(open_run(1))
+        assert newcomer.flush()
+
+    killed(tmp_path, open_run())
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "dead_spools", and_then_one_begins)
+        newcomer._run = newcomer._drain  # type: ignore[method-assign]  # a writer that recovers nobody
+        recover(tmp_path)
+    assert run_row(tmp_path, 0)[0] == "abandoned"
+    assert run_row(tmp_path, 1)[0] is None
+    newcomer._spool and newcomer._spool.remove()
+
+
+def test_recovering_twice_changes_nothing_more(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), model_call())
+    first = recover(tmp_path)
+    records = log_records(tmp_path)
+    assert recover(tmp_path) == RecoveryReport()
+    assert (first.spools, first.runs_closed) == (1, 1)
+    assert log_records(tmp_path) == records
+
+
+def test_the_books_of_dead_processes_are_kept_when_their_rings_are_forgotten(
+    tmp_path: Path,
+) -> None:
+    script = """
+e = Emitter(home, capacity_bytes=1 << 18)
+for n in range(2000): e.emit(model_call(n))
+e.emit(object())
+os._exit(0)
+"""
+    for _ in range(2):
+        finish(start(tmp_path, script))
+        recover(tmp_path)
+    stored, lost = ledger(tmp_path)
+    assert stored + lost["overflow"] == 4000
+    assert lost["encode"] == 2
+    assert query(tmp_path, "SELECT count(*) FROM tel_rings") == [(0,)]
+
+
+def test_nothing_is_made_where_nothing_was_recorded(tmp_path: Path) -> None:
+    assert recover(tmp_path) == RecoveryReport()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    folder_of(tmp_path).mkdir()
+    (folder_of(tmp_path) / DATABASE).mkdir()
+    with pytest.raises(StoreError, match="doctor"):
+        recover(tmp_path)
+
+
+def test_a_spool_that_cannot_be_stored_is_kept_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(start(tmp_path, "Emitter(home).emit(model_call(1)); os._exit(0)"))
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(StoreError):
+            recover(tmp_path)
+    assert recover(tmp_path).events == 1
+
+
+def test_an_empty_spool_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    Spool(folder_of(tmp_path) / "spool").abandon()
+    assert recover(tmp_path) == RecoveryReport(spools=1)
+    assert list((folder_of(tmp_path) / "spool").iterdir()) == []
