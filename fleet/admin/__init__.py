@@ -1,0 +1,7 @@
+"""The admin of the fleet domain; importing it registers every model admin."""
+
+from __future__ import annotations
+
+from fleet.admin import accounts, changes, groups, installs, policy, tokens
+
+__all__ = ["accounts", "changes", "groups", "installs", "policy", "tokens"]

@@ -1,0 +1,135 @@
+"""The install page: identity, consent, effective policy with sources, drift, what others add."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from django.db.models.options import Options
+from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+
+from fleet.console.diff import value_text
+from fleet.console.registry import install_panels_for
+from fleet.console.rendering import page
+from fleet.models import CheckInRecord, Install, InstallCredential
+from fleet.policy.effective import EffectiveValue, effective_values, mandatory_values
+
+MAX_DRIFT_ROWS: Final = 200
+"""A hostile check-in may name thousands of keys; the page stays readable."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneRow:
+    """One plane: whether it is open for this install and why."""
+
+    name: str
+    is_open: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRow:
+    """One key that is not as it was pinned."""
+
+    key: str
+    want: str
+    got: str
+    cause: str
+    first_seen_ns: int
+    reporter: str
+
+
+def install_page(
+    request: HttpRequest, install: Install, opts: Options[Install], *, may_change: bool
+) -> HttpResponse:
+    """The page of one install."""
+    effective = effective_values(install)
+    checkins = list(install.checkins.all())
+    context: dict[str, object] = {
+        "install": install,
+        "opts": opts,
+        "original": install,
+        "may_change": may_change,
+        "policy": getattr(install, "policy", None),
+        "effective": [
+            {
+                "key": key,
+                "value": value_text(item.value),
+                "item": item,
+                "source": _source_text(item),
+            }
+            for key, item in effective.items()
+        ],
+        "planes": plane_rows(install, mandatory_values(install)),
+        "drift": drift_rows(checkins),
+        "checkins": checkins,
+        "credentials": InstallCredential.objects.filter(install=install)[:5],
+        "panels": _panels(request, install),
+    }
+    return page(request, "fleet/install.html", str(install), context)
+
+
+def plane_rows(install: Install, pinned: dict[str, object]) -> list[PlaneRow]:
+    """The three planes as this install's consent and pins leave them."""
+    local = pinned.get("telemetry.local", True) is not False
+    pushes = pinned.get("telemetry.export.console.enabled", True) is not False
+    gate = pinned.get("telemetry.allow_aggregate", True) is not False
+    consents = install.consent_state == "aggregate"
+    return [
+        PlaneRow(
+            _("Local, pushed to this console"),
+            local and pushes,
+            _("enrolled by its owner") if local and pushes else _("closed by a pin"),
+        ),
+        PlaneRow(
+            _("Aggregate"),
+            gate and consents,
+            _("gate closed by a pin")
+            if not gate
+            else (_("consent given") if consents else _("no consent")),
+        ),
+        PlaneRow(
+            _("Trajectories (content)"), is_open=False, why=_("not served by this console yet")
+        ),
+    ]
+
+
+def drift_rows(checkins: list[CheckInRecord]) -> list[DriftRow]:
+    """What the reporters last named as drift; malformed items are shown as far as they go."""
+    rows = []
+    for checkin in checkins:
+        for item in checkin.drift if isinstance(checkin.drift, list) else []:
+            if not isinstance(item, dict):
+                continue
+            first_seen = item.get("first_seen_ns")
+            rows.append(
+                DriftRow(
+                    key=str(item.get("key", "")),
+                    want=value_text(item.get("want")),
+                    got=value_text(item.get("got")),
+                    cause=str(item.get("cause", "unknown")),
+                    first_seen_ns=first_seen if isinstance(first_seen, int) else 0,
+                    reporter=checkin.reporter,
+                )
+            )
+    return rows[:MAX_DRIFT_ROWS]
+
+
+def _source_text(value: EffectiveValue) -> str:
+    if value.source == "default":
+        return _("Default, not pinned")
+    names = {"fleet": _("Fleet pin"), "group": _("Pin of group %s") % value.source_name}
+    text = f"{names[value.source]}, #{value.revision}"
+    if value.level == "recommended":
+        text = _("%s, recommended") % text
+    return _("%s, locked") % text if value.is_locked else text
+
+
+def _panels(request: HttpRequest, install: Install) -> list[SafeString]:
+    return [
+        render_to_string(panel.template, dict(panel.context(request, install.pk)), request=request)
+        for panel in install_panels_for(request)
+    ]

@@ -1,0 +1,99 @@
+"""The Celery app: queues and the beat schedule, one literal, UTC.
+
+The database is the queue and the truth; a task is a nudge that may come twice or not at
+all. On Redis and on the plain-file broker the same code runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from celery import Celery
+from celery.signals import beat_embedded_init, beat_init, before_task_publish, setup_logging
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
+
+QUEUE_DEFAULT: Final = "fleet"
+QUEUE_ROLLUP: Final = "rollup"
+"""Its own queue, so that a worker can be kept for it and the console's numbers stay fresh."""
+HEARTBEAT_TASK: Final = "fleet.tasks.heartbeat"
+HEARTBEAT_EVERY_S: Final = 15.0
+
+app = Celery("fleet")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(
+    enable_utc=True,
+    timezone="UTC",
+    task_default_queue=QUEUE_DEFAULT,
+    task_routes={"telemetry.rollup.*": {"queue": QUEUE_ROLLUP}},
+    task_ignore_result=True,
+    task_acks_late=True,
+    worker_prefetch_multiplier=1,
+    task_serializer="json",
+    accept_content=["json"],
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    beat_schedule={
+        # expires: after an outage the newest nudge is enough, not a thousand of them.
+        "heartbeat": {
+            "task": HEARTBEAT_TASK,
+            "schedule": HEARTBEAT_EVERY_S,
+            "options": {"expires": 60},
+        },
+        "mark-offline": {
+            "task": "fleet.tasks.mark_offline",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "fill-touched": {
+            "task": "telemetry.rollup.tasks.fill_touched",
+            "schedule": 5.0,
+            "options": {"expires": 5},
+        },
+        "maintain-partitions": {
+            "task": "telemetry.store.tasks.maintain_partitions",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
+    },
+)
+app.autodiscover_tasks()
+app.autodiscover_tasks(["telemetry.rollup", "telemetry.store"])
+
+
+@setup_logging.connect
+def _use_django_logging(**_kwargs: object) -> None:
+    """Keep Celery from replacing the JSON logs with its own."""
+    import logging.config
+
+    from django.conf import settings
+
+    logging.config.dictConfig(settings.LOGGING)
+
+
+@before_task_publish.connect(sender=HEARTBEAT_TASK)
+def _note_beat(**_kwargs: object) -> None:
+    """Beat shows life by sending: only it sends this task."""
+    from fleet.tasks import note_beat
+
+    note_beat("beat")
+
+
+@beat_init.connect
+@beat_embedded_init.connect
+def _beat_at_once(**_kwargs: object) -> None:
+    """Send the first heartbeat now: the schedule's own comes only after its first interval."""
+    app.send_task(HEARTBEAT_TASK, expires=60)
+
+
+def make_broker_folders() -> None:
+    """Create the plain-file broker's folders; nothing to do for Redis."""
+    options: dict[str, Any] = app.conf.broker_transport_options or {}  # Any: transport's own
+    for name in ("data_folder_in", "data_folder_out", "control_folder"):
+        if name in options:
+            Path(options[name]).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+make_broker_folders()

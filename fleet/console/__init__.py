@@ -1,0 +1,1 @@
+"""The console shell: panels, charts, pages that are not a model list."""

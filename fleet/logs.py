@@ -1,0 +1,102 @@
+"""JSON logs: one line a record, request id included, never a payload.
+
+Messages pass the redactor; exceptions are written as their class and frames, because
+their text often quotes the input that caused them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import MutableMapping
+from types import TracebackType
+from typing import Any, Final
+
+import structlog
+
+MAX_TEXT_CHARS: Final = 2000
+"""Longer values are cut: a log line is no place for a document."""
+MAX_FRAMES: Final = 30
+
+type _EventDict = MutableMapping[str, Any]  # structlog's own type for a record on its way
+type _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+def _frames_only(_logger: object, _name: str, record: _EventDict) -> _EventDict:
+    info = record.pop("exc_info", None)
+    if info is True:
+        import sys
+
+        info = sys.exc_info()
+    if isinstance(info, BaseException):
+        info = (type(info), info, info.__traceback__)
+    if isinstance(info, tuple) and info[0] is not None:
+        record["exception"] = describe_exception(info)
+    return record
+
+
+def describe_exception(info: _ExcInfo) -> dict[str, object]:
+    """Class and frames of an exception, its message left out.
+
+    Shape: ``{"class": dotted name, "frames": ["file:line function", …]}``, innermost last.
+    """
+    frames = traceback.extract_tb(info[2])[-MAX_FRAMES:]
+    return {
+        "class": f"{info[0].__module__}.{info[0].__qualname__}",
+        "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+
+
+def _redacted(_logger: object, _name: str, record: _EventDict) -> _EventDict:
+    from agent_client.contract.redact import redact_text
+
+    for name, value in record.items():
+        if isinstance(value, str) and name not in {"timestamp", "level", "logger", "request_id"}:
+            record[name] = redact_text(value[:MAX_TEXT_CHARS])
+    return record
+
+
+_SHARED: Final[tuple[structlog.typing.Processor, ...]] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.UnicodeDecoder(),
+)
+
+
+def logging_config(level: str) -> dict[str, object]:
+    """Django's LOGGING for one JSON stream on stderr; configures structlog to feed it."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "json": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "processors": [
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    _frames_only,
+                    _redacted,
+                    structlog.processors.JSONRenderer(sort_keys=True),
+                ],
+                "foreign_pre_chain": list(_SHARED),
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {
+            "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
+            # DEBUG here would print every SQL statement with its parameters.
+            "django.db.backends": {"level": "INFO"},
+        },
+    }

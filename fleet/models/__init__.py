@@ -1,0 +1,53 @@
+"""The fleet domain's tables; import them from here."""
+
+from __future__ import annotations
+
+from fleet.models.change import ChangeRecord
+from fleet.models.checkin import CheckInRecord
+from fleet.models.credential import (
+    Approval,
+    EnrollmentRequest,
+    EnrollmentToken,
+    InstallCredential,
+    RequestStatus,
+)
+from fleet.models.fleet import Fleet, ProcessBeat
+from fleet.models.group import InstallGroup
+from fleet.models.install import Install, InstallQuerySet, InstallStatus, SyncState
+from fleet.models.policy import (
+    InstallBundle,
+    InstallPolicy,
+    OnExpiry,
+    Pin,
+    PinLevel,
+    PinScope,
+    PolicyBundle,
+    PolicyRevision,
+    PolicyTarget,
+)
+
+__all__ = [
+    "Approval",
+    "ChangeRecord",
+    "CheckInRecord",
+    "EnrollmentRequest",
+    "EnrollmentToken",
+    "Fleet",
+    "Install",
+    "InstallBundle",
+    "InstallCredential",
+    "InstallGroup",
+    "InstallPolicy",
+    "InstallQuerySet",
+    "InstallStatus",
+    "OnExpiry",
+    "Pin",
+    "PinLevel",
+    "PinScope",
+    "PolicyBundle",
+    "PolicyRevision",
+    "PolicyTarget",
+    "ProcessBeat",
+    "RequestStatus",
+    "SyncState",
+]
