@@ -1,0 +1,1 @@
+"""Telemetry on the console: ingest, store, rollups, insights."""

@@ -1,0 +1,1 @@
+"""The agents' telemetry API: one push endpoint."""

@@ -1,0 +1,116 @@
+"""BatchView: POST /api/v1/telemetry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.http.request import UnreadablePostError
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from agent_client.contract import wire
+from fleet.api.authentication import InstallTokenAuthentication, install_of
+from fleet.api.errors import ApiProblem
+from fleet.api.permissions import HasScope
+from fleet.lib.clock import now
+from fleet.models import Install
+from fleet.policy.effective import mandatory_values
+from fleet.policy.serve import served_etag
+from telemetry.api.parsers import body_stream
+from telemetry.ingest.decode import Body, IngestError, read_body
+from telemetry.ingest.gate import count_refusal, is_open
+from telemetry.ingest.headers import PushHeaders, read_headers
+from telemetry.ingest.receive import BatchHeader, receive_batch
+
+
+class AnswersJson(BaseContentNegotiation):
+    """One form of answer, whatever the client says it accepts (RFC 9110 §12.5.1 allows it)."""
+
+    def select_renderer(
+        self,
+        request: Request,
+        renderers: Iterable[BaseRenderer],
+        format_suffix: str | None = None,
+    ) -> tuple[BaseRenderer, str]:
+        """The first renderer."""
+        first = next(iter(renderers))
+        return first, str(first.media_type)
+
+
+class BatchView(APIView):
+    """Takes in one batch of telemetry.
+
+    Checks, in this order: method, credential, scope, content type, encoding, headers, plane,
+    body. The receipt leaves after the commit.
+    """
+
+    authentication_classes = [InstallTokenAuthentication]
+    permission_classes = [HasScope]
+    content_negotiation_class = AnswersJson
+    parser_classes: list[type[BaseParser]] = []  # the body is a stream, read last
+    required_scope = wire.SCOPE_PUSH
+
+    http_method_names = ["post"]
+
+    def initial(self, request: Request, *args: object, **kwargs: object) -> None:
+        """Refuse a foreign method before anybody is asked who he is."""
+        if request.method != "POST":
+            raise MethodNotAllowed(str(request.method))
+        super().initial(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="push_batch",
+        request={wire.MEDIA_NDJSON: OpenApiTypes.BINARY},
+        responses={200: OpenApiTypes.OBJECT},
+    )
+    def post(self, request: Request) -> Response:
+        """Answer with the receipt."""
+        install = install_of(request)
+        try:
+            headers = read_headers(request.headers)
+            _check_plane(install, headers)
+            body = _read(request, headers)
+            header = _batch_header(install, request, headers)
+            outcome = receive_batch(header, body)
+        except IngestError as error:
+            raise ApiProblem(error.code, error.detail) from None
+        return Response(outcome.receipt)
+
+
+def _check_plane(install: Install, headers: PushHeaders) -> None:
+    if not is_open(headers.plane, consent=headers.consent, bound=mandatory_values(install)):
+        count_refusal(install.pk, headers.plane)
+        raise IngestError("plane_closed", f"the {headers.plane} plane is closed for this install")
+
+
+def _read(request: Request, headers: PushHeaders) -> Body:
+    stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
+    try:
+        body = read_body(stream, headers.encoding, expected_bytes=expected_bytes)
+    except (UnreadablePostError, OSError):
+        raise IngestError("malformed_body", "the body was cut short") from None
+    if headers.digest and headers.digest != body.wire_sha256:
+        raise IngestError("digest_mismatch", "the body is not what Content-Digest says")
+    return body
+
+
+def _batch_header(install: Install, request: Request, headers: PushHeaders) -> BatchHeader:
+    return BatchHeader(
+        install_id=install.pk,
+        batch_id=headers.batch_id,
+        plane=headers.plane,
+        schema_version=headers.schema_version,
+        client=request.headers.get("User-Agent", ""),
+        consent=headers.consent,
+        losses=headers.losses,
+        first_seq=headers.first_seq,
+        last_seq=headers.last_seq,
+        policy_etag=served_etag(install, moment=now()),
+    )

@@ -1,0 +1,21 @@
+"""The telemetry app: its checks, its panels on the console."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
+
+
+class TelemetryConfig(AppConfig):
+    """Ingest, store, rollups, insights."""
+
+    name = "telemetry"
+    verbose_name = "Telemetry"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks and the console panels."""
+        from telemetry import checks
+
+        checks.register_checks()
+        autodiscover_modules("pages.panels")

@@ -1,0 +1,90 @@
+"""Numbered checks of the telemetry app, run by ``check --database default`` and ``doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from django.apps import AppConfig
+from django.core import checks
+from django.db import DatabaseError, connection
+
+from fleet.lib.clock import now
+
+CHECKED_AHEAD_DAYS: Final = 2
+"""Made are seven: five missed days of maintenance before anybody is alarmed."""
+MAX_LAG: Final = timedelta(minutes=15)
+"""The filler runs every few seconds; a quarter of an hour means that no worker runs."""
+
+
+def register_checks() -> None:
+    """Register what this module checks; called once by the app."""
+    checks.register(check_partitions, checks.Tags.database)
+    checks.register(check_rollup_lag, checks.Tags.database)
+
+
+def check_partitions(
+    app_configs: Sequence[AppConfig] | None,  # noqa: ARG001 -- the framework's signature
+    databases: Sequence[str] | None = None,
+    **_: object,
+) -> list[checks.CheckMessage]:
+    """telemetry.E001: the next days have no partition."""
+    from telemetry.store.partitions import missing_days
+
+    if not databases or not _has_tables():
+        return []
+    days = missing_days(CHECKED_AHEAD_DAYS)
+    if not days:
+        return []
+    return [
+        checks.Error(
+            f"No partition for {', '.join(day.isoformat() for day in days)}.",
+            hint="Run `manage.py telemetry_partitions apply`, and see that worker and beat run.",
+            id="telemetry.E001",
+        )
+    ]
+
+
+def check_rollup_lag(
+    app_configs: Sequence[AppConfig] | None,  # noqa: ARG001 -- the framework's signature
+    databases: Sequence[str] | None = None,
+    **_: object,
+) -> list[checks.CheckMessage]:
+    """telemetry.W002: touched hours wait too long; telemetry.W003: retention waits for them."""
+    from telemetry.models import TouchedHour
+    from telemetry.store.retention import current_plan
+
+    if not databases or not _has_tables():
+        return []
+    found: list[checks.CheckMessage] = []
+    oldest = TouchedHour.objects.order_by("touched_at").values_list("touched_at", flat=True).first()
+    if oldest is not None and now() - oldest > MAX_LAG:
+        found.append(
+            checks.Warning(
+                f"Rollups lag: an hour touched at {oldest:%Y-%m-%d %H:%M} UTC is not filled.",
+                hint="See that worker and beat run, or run `manage.py telemetry_rollup`.",
+                id="telemetry.W002",
+            )
+        )
+    held = {partition.day for partition in current_plan().held}
+    if held:
+        found.append(
+            checks.Warning(
+                f"{len(held)} days are past retention and held: their rollups are not done.",
+                hint="Run `manage.py telemetry_rollup`, then `telemetry_partitions apply`.",
+                id="telemetry.W003",
+            )
+        )
+    return found
+
+
+def _has_tables() -> bool:
+    """False before the first migration, when there is nothing to check yet."""
+    from telemetry.models import Run
+
+    try:
+        names = set(connection.introspection.table_names())
+    except DatabaseError:
+        return False
+    return Run.table_name() in names and "telemetry_touchedhour" in names

@@ -1,0 +1,105 @@
+"""The second redaction, on arrival: nothing of the agent's own is trusted.
+
+Structured rows are cheap to scrub: each distinct text once a batch, ids by pattern, and texts
+that were found clean before are remembered (model and tool names repeat for ever).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agent_client.contract.redact import RULESET_VERSION, redact_text
+from agent_client.contract.tables import BY_NAME
+from telemetry.store.copy import Row
+
+MAX_REMEMBERED: Final = 20_000
+"""About 2 MB of short names; a hostile stream of new ones only empties the memory early."""
+REMEMBERED_CHARS: Final = 80
+QUARANTINE_CHARS: Final = 4096
+"""Enough to see what is wrong with a line; a batch of 50,000 bad lines must not fill the disk."""
+PRECUT_BYTES: Final = 16_384
+"""What of a refused line is scrubbed at all: a second of CPU for a batch of such lines, not ten."""
+CUT_MARGIN_CHARS: Final = 4096
+"""Longer than any key; a PEM block is found by its first line."""
+_HEX_ID: Final = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,32}", re.ASCII
+)
+"""Most ids; asked first, because it fails or succeeds without going back."""
+_PART: Final = r"(?:[0-9a-f]{1,32}|[0-9]{1,20}|[a-z]{1,12})"
+_SAFE_ID: Final = re.compile(rf"{_PART}(?:[-:_.]{_PART}){{0,12}}", re.ASCII)
+"""UUIDs, trace and span ids, the host's ``session:task:rand:api:N``: hex, digits and short words.
+Mixed case, as keys of vendors have it, goes the long way."""
+_clean: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Scrubbed:
+    """Rows that may be stored; ``hit_count`` texts (distinct, by column) had to be changed."""
+
+    rows: dict[str, list[Row]]
+    hit_count: int
+    ruleset: str = str(RULESET_VERSION)
+
+
+def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
+    """The rows with every secret replaced; redaction itself fails closed."""
+    scrubbed: dict[str, list[Row]] = {}
+    hit_count = 0
+    for name, found in rows.items():
+        changes: list[tuple[int, dict[str, str]]] = []
+        for at, column in enumerate(BY_NAME[name].columns):
+            if column.max_chars and found:
+                change = _changes({row[at] for row in found}, is_id=column.kind == "id")
+                hit_count += len(change)
+                if change:
+                    changes.append((at, change))
+        scrubbed[name] = [_changed(row, changes) for row in found] if changes else found
+    return Scrubbed(scrubbed, hit_count)
+
+
+def scrub_raw(raw: bytes) -> str:
+    """The beginning of a refused line as text that can be stored and shown."""
+    is_cut = len(raw) > PRECUT_BYTES
+    text = raw[:PRECUT_BYTES].decode("utf-8", errors="backslashreplace")
+    text = redact_text(text, strict=True).replace("\x00", "\\x00")
+    if is_cut:
+        # What the first cut left of a key may be no key to any rule.
+        text = text[:-CUT_MARGIN_CHARS]
+    if is_cut or len(text) > QUARANTINE_CHARS:
+        return text[: QUARANTINE_CHARS - 1] + "…"
+    return text
+
+
+def _changes(values: set[object], *, is_id: bool) -> dict[str, str]:
+    changes: dict[str, str] = {}
+    for value in values:
+        if not isinstance(value, str) or not value or value in _clean:
+            continue
+        if is_id and (_HEX_ID.fullmatch(value) or _SAFE_ID.fullmatch(value)):
+            continue
+        redacted = redact_text(value)
+        if redacted != value:
+            changes[value] = redacted
+        elif not is_id:
+            _remember(value)
+    return changes
+
+
+def _remember(text: str) -> None:
+    if len(text) > REMEMBERED_CHARS:
+        return
+    if len(_clean) >= MAX_REMEMBERED:
+        _clean.clear()
+    _clean.add(text)
+
+
+def _changed(row: Row, changes: list[tuple[int, dict[str, str]]]) -> Row:
+    values = list(row)
+    for at, change in changes:
+        value = values[at]
+        if isinstance(value, str):
+            values[at] = change.get(value, value)
+    return tuple(values)

@@ -1,0 +1,322 @@
+"""Lines to typed rows: each line is accepted, or refused with a code and its column.
+
+Two ways that give the same verdicts. The fast one decodes the whole batch in one C call, into
+structs generated from ``contract.tables``; it takes only bytes in which the traps cannot hide (see
+``_is_plain``). Anything else goes line by line through the careful one, which names the fault.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final, NoReturn
+
+import msgspec
+
+from agent_client.contract import tables, wire
+from agent_client.contract.events import EVENT_TYPES, fault_of
+from agent_client.contract.tables import Column, Table
+from telemetry.store.copy import Row, Value
+
+SEQ: Final = Column("seq", "time", required=True)
+"""The agent's row counter; its bounds are those of a signed 64-bit integer."""
+TOO_BIG: Final = 2**70
+"""Stands for an integer that is not worth parsing: outside every bound."""
+KINDS_OF_PLANE: Final[Mapping[str, Mapping[str, Table]]] = {
+    "local": tables.BY_NAME,
+    "aggregate": {},
+    "trajectories": {},
+}
+"""The record kinds a plane may carry. The other planes have none in this contract: a row of the
+local plane that comes in under another plane's consent is refused."""
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBounds:
+    """Accepted times: rows begin in ``[oldest_ns, newest_ns]``, nothing is later than that."""
+
+    oldest_ns: int
+    newest_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One refused line; ``raw`` is what came and goes nowhere before it is scrubbed."""
+
+    line: int
+    code: str
+    detail: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """received = number of all rows + number of refused."""
+
+    received: int
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    refused: list[Refused] = field(default_factory=list)
+
+
+class _Fault(Exception):
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+
+
+def validate_lines(
+    lines: Sequence[tuple[int, bytes]],
+    bounds: TimeBounds,
+    *,
+    plane: str = "local",
+    line_bytes: int = wire.MAX_LINE_BYTES,
+) -> Verdicts:
+    """A verdict on each line; never raises, whatever the bytes are."""
+    kinds = KINDS_OF_PLANE[plane]
+    rows: dict[str, list[Row]] = {name: [] for name in tables.BY_NAME}
+    refused: list[Refused] = []
+    if kinds and _take_all([line for _, line in lines], bounds, rows):
+        return Verdicts(len(lines), rows)
+    for number, line in lines:
+        if kinds and _take_all([line], bounds, rows):
+            continue
+        try:
+            table, row = _careful(line, kinds, bounds, line_bytes)
+        except _Fault as fault:
+            refused.append(Refused(number, fault.code, fault.detail, line))
+        else:
+            rows[table.name].append(row)
+    return Verdicts(len(lines), rows, refused)
+
+
+# ------------------------------------------------------------------------------- the fast way
+
+
+def _struct_of(table: Table) -> type[msgspec.Struct]:
+    """A struct with every column required, so that the number of keys proves there is no more."""
+    specs = [(column.name, _annotation(column)) for column in (*table.columns, SEQ)]
+    return msgspec.defstruct(
+        f"Line_{table.name}", specs, tag_field="_kind", tag=table.name, gc=False
+    )
+
+
+def _annotation(column: Column) -> object:
+    kind: object
+    if column.max_chars:
+        least = 1 if column.required else 0
+        kind = Annotated[str, msgspec.Meta(min_length=least, max_length=column.max_chars)]
+    elif column.kind == "flag":
+        kind = bool
+    elif column.kind in {"ms", "usd"}:
+        bound = tables.MS_MAX if column.kind == "ms" else tables.USD_MAX
+        kind = Annotated[float, msgspec.Meta(ge=0, le=bound)]
+    else:
+        most = tables.TIME_MAX_NS if column.kind == "time" else tables.COUNT_MAX
+        kind = Annotated[int, msgspec.Meta(ge=0, le=most)]
+    return kind if column.required else kind | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the loops need of a table, looked up once."""
+
+    table: Table
+    key_count: int
+    time_at: int
+    other_times: tuple[int, ...]
+    defaults: tuple[Value, ...]
+
+
+def _shape_of(table: Table) -> _Shape:
+    names = table.column_names()
+    event = EVENT_TYPES[table.event]
+    spec = event.__dataclass_fields__
+    return _Shape(
+        table=table,
+        key_count=len(names) + 2,
+        time_at=names.index(table.time),
+        other_times=tuple(
+            at
+            for at, column in enumerate(table.columns)
+            if column.kind == "time" and column.name != table.time
+        ),
+        defaults=tuple(
+            None if column.required else _plain_default(spec[column.name].default)
+            for column in table.columns
+        ),
+    )
+
+
+def _plain_default(default: object) -> Value:
+    assert default is None or isinstance(default, str | int | float)  # noqa: S101 -- as the contract has it
+    return default
+
+
+_SHAPES: Final = {table.name: _shape_of(table) for table in tables.EVENT_TABLES}
+_STRUCTS: Final = {_struct_of(shape.table): shape for shape in _SHAPES.values()}
+_DECODER: Final[msgspec.json.Decoder[msgspec.Struct]] = msgspec.json.Decoder(
+    functools.reduce(operator.or_, _STRUCTS)
+)
+
+
+def _is_plain(lines: Sequence[bytes], data: bytes) -> bool:
+    """Whether the keys of all lines can be counted by the two bytes quote and colon.
+
+    Without a backslash every quote opens or closes a string, and without a blank behind it the
+    quote that closes a key stands before its colon. No line's end lies within an object: after
+    a closing brace JSON has an opening one only where a new value begins.
+    """
+    return (
+        b"\\" not in data
+        and b"\t" not in data
+        and b"\r" not in data
+        and (b" " not in data or b'" ' not in data)
+        and all(line[:1] == b"{" and line[-1:] == b"}" for line in lines)
+    )
+
+
+def _take_all(lines: Sequence[bytes], bounds: TimeBounds, rows: dict[str, list[Row]]) -> bool:
+    """Add the rows of all lines, or none of them and False when any is not beyond doubt."""
+    data = b"\n".join(lines)
+    if not _is_plain(lines, data):
+        return False
+    try:
+        items = _DECODER.decode_lines(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    taken: dict[type[msgspec.Struct], list[Row]] = {struct: [] for struct in _STRUCTS}
+    for item in items:
+        taken[type(item)].append(msgspec.structs.astuple(item))
+    key_count = sum(_STRUCTS[struct].key_count * len(found) for struct, found in taken.items())
+    # Each line has every key at least once; with this total it has each exactly once, and no
+    # other: nothing unknown, nothing nested, nothing twice.
+    if len(items) != len(lines) or data.count(b'":') != key_count:
+        return False
+    if not all(_are_timely(_STRUCTS[struct], found, bounds) for struct, found in taken.items()):
+        return False
+    for struct, found in taken.items():
+        rows[_STRUCTS[struct].table.name].extend(found)
+    return True
+
+
+def _are_timely(shape: _Shape, rows: Iterable[Row], bounds: TimeBounds) -> bool:
+    return not any(_time_fault(shape, row, bounds) for row in rows)
+
+
+def _time_fault(shape: _Shape, row: Row, bounds: TimeBounds) -> tuple[str, str] | None:
+    """Code and column of the first time that is out of bounds."""
+    time_ns = row[shape.time_at]
+    if time_ns > bounds.newest_ns:  # type: ignore[operator]  # a required column
+        return "time_in_future", shape.table.time
+    if time_ns < bounds.oldest_ns:  # type: ignore[operator]  # a required column
+        return "time_too_old", shape.table.time
+    for at in shape.other_times:
+        other_ns = row[at]
+        if other_ns is not None and other_ns > bounds.newest_ns:  # type: ignore[operator]  # checked
+            return "time_in_future", shape.table.columns[at].name
+    return None
+
+
+# ---------------------------------------------------------------------------- the careful way
+
+
+def _careful(
+    line: bytes, kinds: Mapping[str, Table], bounds: TimeBounds, line_bytes: int
+) -> tuple[Table, Row]:
+    """Table and row of a line. Errors: _Fault."""
+    if len(line) > line_bytes:
+        raise _Fault("line_too_long")
+    if _depth_of(line) > wire.MAX_DEPTH:
+        raise _Fault("too_deep")
+    record = _parse(line)
+    kind = record.get("_kind")
+    table = kinds.get(kind) if isinstance(kind, str) else None
+    if table is None:
+        raise _Fault("unknown_kind")
+    shape = _SHAPES[table.name]
+    row = tuple(
+        _value_of(column, record, default)
+        for column, default in zip((*table.columns, SEQ), (*shape.defaults, None), strict=True)
+    )
+    fault = _time_fault(shape, row, bounds)
+    if fault:
+        raise _Fault(*fault)
+    return table, row
+
+
+def _depth_of(line: bytes) -> int:
+    """How deep brackets nest outside of strings; exact for JSON, harmless for anything else."""
+    if line.count(b"{") + line.count(b"[") <= wire.MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    for byte in _QUOTED.sub(b"", line):
+        if byte in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"}]":
+            depth -= 1
+    return deepest
+
+
+def _parse(line: bytes) -> dict[str, object]:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Fault("invalid_text", "not UTF-8") from None
+    try:
+        record = json.loads(
+            text,
+            object_pairs_hook=_no_repeats,
+            parse_constant=_no_constant,
+            parse_int=lambda digits: int(digits) if len(digits) <= 20 else TOO_BIG,
+        )
+    except (ValueError, RecursionError):
+        raise _Fault("malformed_line") from None
+    if not isinstance(record, dict):
+        raise _Fault("malformed_line", "not an object")
+    return record
+
+
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise _Fault("malformed_line", "a key stands twice")
+    return record
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _Fault("malformed_line", f"{name} is not JSON")
+
+
+def _value_of(column: Column, record: Mapping[str, object], default: Value) -> Value:
+    """The column's value in its storage type. Errors: _Fault."""
+    if column.name not in record and not column.required:
+        return default
+    value = record.get(column.name)
+    code = fault_of(column, value)
+    if code:
+        raise _Fault(code, column.name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if "\x00" in value or not _is_encodable(value):
+            raise _Fault("invalid_text", column.name)
+        return value
+    if column.kind == "flag":
+        return bool(value)
+    assert isinstance(value, (int, float))  # noqa: S101 -- fault_of let nothing else pass
+    return float(value) if column.kind in {"ms", "usd"} else int(value)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

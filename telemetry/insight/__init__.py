@@ -1,0 +1,1 @@
+"""What the console knows, asked of cells only: cost depends on hours, never on rows."""

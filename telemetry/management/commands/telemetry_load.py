@@ -1,0 +1,78 @@
+"""Load a bulk export of an air-gapped install, on the same way in as a push."""
+
+from __future__ import annotations
+
+import hashlib
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid5
+
+from django.core.management.base import BaseCommand, CommandError
+
+from agent_client.contract import wire
+from fleet.models import Install
+from telemetry.ingest.decode import Body, IngestError
+from telemetry.ingest.receive import BatchHeader, receive_batch
+from telemetry.models import IngestBatch
+
+BATCH_BYTES: Final = 6_000_000
+"""The size of a push's batch: the same limits and the same memory."""
+
+
+class Command(BaseCommand):
+    help = "Load an NDJSON file written by `hermes-telemetry export` for an enrolled install."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path)
+        parser.add_argument("--install", type=UUID, required=True, help="the install's id")
+
+    def handle(self, *args: object, file: Path, install: UUID, **options: object) -> None:
+        if not Install.objects.filter(pk=install).exists():
+            raise CommandError("No such install.")
+        totals = dict.fromkeys(("received", "accepted", "duplicates", "rejected"), 0)
+        try:
+            for chunk in _chunks(file):
+                for name, count in _load(chunk, install).items():
+                    totals[name] += count
+        except (IngestError, OSError) as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(", ".join(f"{name} {count}" for name, count in totals.items()))
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    """The file in whole lines, at most BATCH_BYTES and the contract's lines a piece."""
+    lines: list[bytes] = []
+    size = 0
+    with file.open("rb") as source:
+        # A line without an end must not fill the memory: what is over the limit is cut in two
+        # lines, and both are refused.
+        while line := source.readline(wire.MAX_LINE_BYTES + 2):
+            if lines and (size + len(line) > BATCH_BYTES or len(lines) >= wire.MAX_LINES - 1):
+                yield b"".join(lines)
+                lines, size = [], 0
+            lines.append(line)
+            size += len(line)
+    if lines:
+        yield b"".join(lines)
+
+
+def _load(chunk: bytes, install_id: UUID) -> dict[str, int]:
+    digest = hashlib.sha256(chunk)
+    # The id comes from the content: a file that is loaded twice is the same batches again.
+    batch_id = uuid5(install_id, digest.hexdigest())
+    body = Body(chunk, "identity", len(chunk), digest.digest(), digest.hexdigest())
+    header = BatchHeader(
+        install_id=install_id,
+        batch_id=batch_id,
+        source=IngestBatch.Source.FILE,
+        client="telemetry_load",
+    )
+    receipt = wire.Receipt.from_dict(receive_batch(header, body).receipt)
+    return {
+        "received": receipt.received,
+        "accepted": sum(receipt.accepted.values()),
+        "duplicates": receipt.duplicates,
+        "rejected": sum(receipt.rejected_counts.values()),
+    }

@@ -1,0 +1,39 @@
+"""What the console keeps of telemetry: the ledger, the events, the rollup cells."""
+
+from __future__ import annotations
+
+from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
+from telemetry.models.events import EVENT_MODELS, ErrorEvent, EventRow, ModelCall, Run, ToolCall
+from telemetry.models.rollups import (
+    CELL_MODELS,
+    Cell,
+    ErrorCell,
+    FillState,
+    InstallHour,
+    ModelCell,
+    RunCell,
+    ToolCell,
+    TouchedHour,
+)
+
+__all__ = [
+    "CELL_MODELS",
+    "EVENT_MODELS",
+    "Cell",
+    "ClosedPlane",
+    "ErrorCell",
+    "ErrorEvent",
+    "EventRow",
+    "FillState",
+    "IngestBatch",
+    "InstallHour",
+    "InstallIntake",
+    "ModelCall",
+    "ModelCell",
+    "QuarantinedLine",
+    "Run",
+    "RunCell",
+    "ToolCall",
+    "ToolCell",
+    "TouchedHour",
+]

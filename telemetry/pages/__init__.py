@@ -1,0 +1,1 @@
+"""The console pages of telemetry: panels of the overview, runs, batches."""

@@ -1,0 +1,100 @@
+"""What is past retention and may go: never a day whose rollups are not DONE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from fleet.lib.clock import now
+from telemetry.models import EVENT_MODELS, FillState, QuarantinedLine, TouchedHour
+from telemetry.store.partitions import (
+    Plan,
+    create_partitions,
+    drop_partitions,
+    existing_partitions,
+    plan_partitions,
+)
+
+GRACE: Final = timedelta(days=1)
+"""Between refusing a time and dropping its day: a batch that passed the check may still commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What one round of maintenance did, in partitions and (SQLite) rows."""
+
+    created: int
+    dropped: int
+    deleted_rows: int
+    held_days: tuple[date, ...]
+
+
+def accepted_from(moment: datetime) -> datetime:
+    """The oldest time that ingest accepts at a moment."""
+    return moment - timedelta(days=settings.FLEET_RETENTION_DAYS)
+
+
+def keep_from(moment: datetime) -> date:
+    """The oldest day that is kept whole at a moment."""
+    return (accepted_from(moment) - GRACE).astimezone(UTC).date()
+
+
+def unfinished_days() -> frozenset[date]:
+    """Days with an hour whose cells are not made from all of its rows yet."""
+    touched = TouchedHour.objects.values_list("hour", flat=True).distinct()
+    started = FillState.objects.filter(state=FillState.State.STARTED).values_list("hour", flat=True)
+    return frozenset(hour.astimezone(UTC).date() for hour in [*touched, *started])
+
+
+def current_plan() -> Plan:
+    """The plan for now, from the catalogue and the rollups' state; empty on SQLite."""
+    if connection.vendor != "postgresql":
+        return Plan()
+    moment = now()
+    return plan_partitions(
+        today=moment.date(),
+        existing=existing_partitions(),
+        keep_from=keep_from(moment),
+        unfinished=unfinished_days(),
+    )
+
+
+def maintain() -> Maintained:
+    """Make the days ahead and let the expired ones go; safe to run twice and in parallel."""
+    plan = current_plan()
+    created = create_partitions(plan.create) if plan.create else 0
+    dropped = 0
+    for day in sorted({partition.day for partition in plan.drop}):
+        with transaction.atomic():
+            _expire_hours(day, day + timedelta(days=1))
+            dropped += drop_partitions(part for part in plan.drop if part.day == day)
+    deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
+    QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
+    held = tuple(sorted({partition.day for partition in plan.held}))
+    return Maintained(created, dropped, deleted, held)
+
+
+def _delete_expired_rows() -> int:
+    """SQLite's twin: rows before the oldest day that is kept or unfinished."""
+    before = min([keep_from(now()), *unfinished_days()])
+    with transaction.atomic():
+        _expire_hours(date(1970, 1, 1), before)
+        return sum(
+            model.objects.filter(start_at__lt=_midnight(before)).delete()[0]
+            for model in EVENT_MODELS
+        )
+
+
+def _expire_hours(first: date, before: date) -> None:
+    """Freeze the cells of ``[first, before)``: without rows they could only become empty."""
+    FillState.objects.filter(hour__gte=_midnight(first), hour__lt=_midnight(before)).exclude(
+        state=FillState.State.EXPIRED
+    ).update(state=FillState.State.EXPIRED)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
