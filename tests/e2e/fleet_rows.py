@@ -1,0 +1,105 @@
+"""A small fleet with every kind of row the console shows, hostile names included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from fleet.lib.clock import now
+from fleet.models import Install, InstallGroup
+from telemetry.ingest.receive import BatchHeader, receive_batch
+from telemetry.models import IngestBatch
+from telemetry.rollup.fill import fill_pending
+from tests import builders
+from tests.telemetry import builders as rows
+
+SCRIPT = "<script>alert(1)</script>"
+IMAGE = '"><img src=x onerror=alert(1)>'
+BACKWARDS = "\u202egnirts desrever"
+LONG = "x" * 200
+HOSTILE = (SCRIPT, IMAGE, BACKWARDS, LONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What was made, for the addresses of the pages."""
+
+    install_id: UUID
+    run_id: str
+    group_id: int
+    batch_pk: int
+    revision_pk: int
+
+
+def seed() -> Seeded:
+    """Installs, runs, a refused line, a published policy."""
+    group = builders.make_group(IMAGE[:100])
+    installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
+    Install.objects.update(last_seen_at=now(), last_checkin_at=now(), sync_state="in_sync")
+    Install.objects.filter(pk=installs[1].pk).update(
+        sync_state="drifted", sync_cause=f"model.default: {SCRIPT}"
+    )
+    push_runs(installs[0].pk)
+    while fill_pending():
+        pass
+    builders.make_pin("telemetry.retention_days", 30, is_locked=True)
+    builders.make_pin("model.default", SCRIPT, group=group)
+    revision = builders.publish(IMAGE)
+    batch = IngestBatch.objects.get()
+    return Seeded(installs[0].pk, IMAGE, group.pk, batch.pk, revision.pk)
+
+
+def push_runs(install_id: UUID) -> None:
+    """Two runs, one of them hostile in every name, through the real ingest."""
+    records = [
+        rows.run(1, run_id=IMAGE, entrypoint=SCRIPT, end_reason="completed", platform=LONG),
+        rows.run(2, run_id="run-2", end_reason="failed", parent_run_id=IMAGE),
+        rows.model_call(3, run_id=IMAGE, model=SCRIPT, provider=IMAGE),
+        rows.tool_call(4, run_id=IMAGE, tool_name=IMAGE, result_class="error"),
+        rows.error(5, run_id=IMAGE, error_class=SCRIPT, subsystem=BACKWARDS),
+    ]
+    body = rows.body(*records, b'{"_kind": "<script>alert(1)</script>"}', b"not json")
+    header = BatchHeader(
+        install_id=install_id,
+        batch_id=UUID("01890000-0000-7000-8000-0000000000aa"),
+        losses={SCRIPT: 3},
+        client=IMAGE,
+    )
+    receive_batch(header, body)
+
+
+def group_of(seeded: Seeded) -> InstallGroup:
+    """The group that was made."""
+    return InstallGroup.objects.get(pk=seeded.group_id)
+
+
+def pages(seeded: Seeded) -> dict[str, str]:
+    """Every page of the console by name."""
+    from urllib.parse import quote
+
+    return {
+        "overview": "/",
+        "overview 30 d": f"/?range=30d&group={seeded.group_id}",
+        "installs": "/fleet/install/",
+        "install": f"/fleet/install/{seeded.install_id}/change/",
+        "groups": "/fleet/installgroup/",
+        "group": f"/fleet/installgroup/{seeded.group_id}/change/",
+        "tokens": "/fleet/enrollmenttoken/",
+        "new token": "/fleet/enrollmenttoken/add/",
+        "requests": "/fleet/enrollmentrequest/",
+        "pins": "/fleet/pin/",
+        "new pin": "/fleet/pin/add/",
+        "publish": "/publish/",
+        "revisions": "/fleet/policyrevision/",
+        "revision": f"/fleet/policyrevision/{seeded.revision_pk}/change/",
+        "sync": "/sync/",
+        "runs": "/runs/",
+        "run": f"/runs/{seeded.install_id}/?run={quote(seeded.run_id)}",
+        "batches": "/telemetry/ingestbatch/",
+        "batch": f"/telemetry/ingestbatch/{seeded.batch_pk}/change/",
+        "quarantine": "/telemetry/quarantinedline/",
+        "health": "/health/",
+        "audit": "/fleet/changerecord/",
+        "users": "/auth/user/",
+        "roles": "/auth/group/",
+    }
