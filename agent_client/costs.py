@@ -82,7 +82,9 @@ def read_costs(home: Path, since_s: float) -> list[SessionCost]:
         return []
     found: dict[str, SessionCost] = {}
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+        with closing(
+            sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5)
+        ) as connection:
             connection.execute("PRAGMA query_only = 1")
             for session_id, status, cost_usd, last_seen_s in connection.execute(_USAGE, (since_s,)):
                 before = found.get(session_id)

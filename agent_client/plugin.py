@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from agent_client.emitter import Emitter, set_emitter
 from agent_client.guard import never_raise, note_fault
+from agent_client.policy.posture import resolve
 from agent_client.runs import Payload, RunTracker
 
 HOOKS: Final = {
@@ -56,6 +57,11 @@ _tracker: RunTracker | None = None
 @never_raise("plugin.register")
 def register(ctx: HostContext) -> None:
     """Entry point of the host. Safe to call again: the host does when it re-reads its plugins."""
+    tracker = _start(ctx)
+    if tracker is not None:
+        for hook, method in HOOKS.items():
+            ctx.register_hook(hook, _callback(hook, tracker, method))
+    # Last: a host that knows no commands is recorded all the same.
     ctx.register_cli_command(
         "telemetry",
         "See, export and send what this agent has recorded",
@@ -63,10 +69,6 @@ def register(ctx: HostContext) -> None:
         _run_verb,
         "The local telemetry plane: status, insights, export, enroll, push, policy, doctor.",
     )
-    tracker = _start(ctx)
-    if tracker is not None:
-        for hook, method in HOOKS.items():
-            ctx.register_hook(hook, _callback(hook, tracker, method))
 
 
 def _start(ctx: HostContext) -> RunTracker | None:
@@ -101,12 +103,10 @@ def _is_recording() -> bool:
     try:
         from hermes_cli.config import load_config  # type: ignore[import-not-found]  # the host's
 
-        section = load_config().get("telemetry")
+        return resolve(load_config()).local_enabled
     except Exception as error:  # noqa: BLE001  # whatever the host raises, recording stays on
         note_fault("plugin.config", error)
         return True
-    value = section.get("local", True) if isinstance(section, dict) else True
-    return value if isinstance(value, bool) else True
 
 
 def _home() -> Path:

@@ -317,15 +317,24 @@ def framed(lines: Sequence[str]) -> str:
     return "\n".join(["", bar, *(f"  {line}".rstrip() for line in lines), bar, ""])
 
 
-def account_lines(account: Account) -> list[str]:
+def account_lines(account: Account, note: str = "shown only now") -> list[str]:
     """User and password, or how to get back in."""
-    change = f"FLEET_HOME={settings.FLEET_HOME} {sys.executable} manage.py changepassword"
+    change = manage_command(f"changepassword {account.username}")
     if account.password:
         return [
             f"User      {account.username}",
-            f"Password  {account.password}   (shown only now; change it after the first login)",
+            f"Password  {account.password}   ({note}; change it after the first login)",
         ]
     return [
         f"User      {account.username}   (made on the first start)",
-        f"Password  yours. Forgotten? {change} {account.username}",
+        f"Password  yours. Forgotten? {change}",
     ]
+
+
+def manage_command(words: str) -> str:
+    """A management command as it is typed from here, on this console's data."""
+    home, python = Path(settings.FLEET_HOME), Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        python = python.relative_to(Path.cwd())
+    is_default = home == Path.cwd() / ".fleet"
+    return f"{'' if is_default else f'FLEET_HOME={home} '}{python} manage.py {words}"

@@ -192,7 +192,7 @@ def test_the_module_table_is_what_the_modules_say() -> None:
     path = ROOT / "docs/architecture.md"
     before, _begin, rest = text_of(path).partition(BEGIN)
     table, _end, after = rest.partition(END)
-    if os.environ.get("FLEET_WRITE_DOCS") == "1":
+    if os.environ.get("WRITE_DOCS") == "1":
         path.write_text(f"{before}{BEGIN}\n\n{module_table()}\n\n{END}{after}", encoding="utf-8")
         return
     assert table.strip().splitlines() == module_table().splitlines()

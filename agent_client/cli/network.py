@@ -146,8 +146,11 @@ def result_text(result: PushResult) -> str:
     if result.status == "partial":
         codes = ", ".join(f"{code} {count}" for code, count in result.rejected_counts.items())
         return f"Pushed in part. {done} ({codes})."
-    why = result.reason + (f": {result.detail}" if result.detail else "")
-    text = f"Not pushed ({result.status}): {why}" if not result.batches else f"{done}; then {why}"
+    parts = [result.status.replace("_", " "), result.reason, result.detail]
+    if result.reason == result.status:
+        del parts[1]
+    why = ": ".join(part for part in parts if part)
+    text = f"Not pushed, {why}" if not result.batches else f"{done}; then {why}"
     return f"{text}. {number(result.pending, 'row')} pending."
 
 

@@ -212,10 +212,10 @@ def next_step(status: Status) -> str:
     if not status.posture.local_enabled:
         return "Recording is off. To record: hermes config set telemetry.local true"
     if not status.recorded.total and status.credential is None:
-        return (
-            "Next: hermes plugins enable telemetry, then use the agent; what it does shows here "
-            "and in: hermes-telemetry insights"
-        )
+        enabled = status.settings.get("plugins.enabled")
+        is_enabled = isinstance(enabled, list) and "telemetry" in enabled
+        first = "use the agent" if is_enabled else "hermes plugins enable telemetry, then use it"
+        return f"Next: {first}; what the agent does shows here and in: hermes-telemetry insights"
     if status.credential is None:
         return (
             "Next: hermes-telemetry insights   (to join a console: hermes-telemetry enroll URL -)"

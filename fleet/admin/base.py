@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
+from django.contrib.admin import ActionLocation
+from django.contrib.admin import ModelAdmin as DjangoAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db import models
 from django.db.models.options import Options
@@ -16,9 +18,7 @@ from django.utils.translation import gettext as _
 from fleet.console.rendering import page
 
 if TYPE_CHECKING:
-    from django.contrib.admin import ModelAdmin
-
-    ThemedAdmin = ModelAdmin[Any]  # Any: each subclass says its model with its methods
+    ThemedAdmin = DjangoAdmin[Any]  # Any: each subclass says its model with its methods
 else:
     from unfold.admin import ModelAdmin as ThemedAdmin
 
@@ -35,6 +35,16 @@ class ConsoleAdmin(ThemedAdmin):
     list_filter_submit = False
     compressed_fields = True
     empty_value_display = "–"
+
+    def get_action_choices(
+        self,
+        request: HttpRequest,
+        default_choices: list[tuple[str, str]] | None = None,
+        action_location: ActionLocation = ActionLocation.CHANGE_LIST,
+    ) -> list[tuple[str, str]]:
+        """The bulk actions; the theme's own override lacks Django 6.1's last parameter."""
+        first = default_choices or [("", _("Select action"))]
+        return DjangoAdmin.get_action_choices(self, request, first, action_location)
 
 
 class FactAdmin(ConsoleAdmin):

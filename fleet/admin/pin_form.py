@@ -112,6 +112,18 @@ class PinForm(_PinModelForm):
             self._take_value(key)
         return data
 
+    def _update_errors(self, errors: ValidationError) -> None:
+        """Put the model's faults at the inputs a person sees; this form has no field ``value``."""
+        faults: dict[str, list[ValidationError]] = getattr(errors, "error_dict", {})
+        value_faults = faults.pop("value", [])
+        name = field_name(str(self.cleaned_data.get("key", "")))
+        if value_faults and not self.errors:
+            self.add_error(name, ValidationError(value_faults))
+        if self.has_error("key"):
+            faults.pop("key", None)
+        if faults or not value_faults:
+            super()._update_errors(errors)  # type: ignore[misc]  # Django's hook, not in its stubs
+
     def _take_value(self, key: str) -> None:
         name = field_name(key)
         try:

@@ -108,7 +108,7 @@ def compile_bundle(
 ) -> Bundle:
     """The bundle of a group. ``earlier_keys`` are all keys ever published to anyone.
 
-    Those of them that are not pinned now are named in ``delete``: an install that moves
+    Those of them that nothing binds now are named in ``delete``: an install that moves
     between groups, or slept through revisions, is cleaned too.
     Errors: PolicyError when one pin lies inside another or the bundle is too large.
     """
@@ -125,7 +125,8 @@ def compile_bundle(
         recommended=recommended,
         rollback_of=rollback_of,
         meta={key: meta_of(pin) for key, pin in sorted(winners.items())},
-        delete=tuple(sorted(set(earlier_keys) - winners.keys())),
+        # A pin softened to a recommendation binds no more: it is taken out of managed scope too.
+        delete=tuple(sorted(set(earlier_keys) - {k for k, p in winners.items() if _binds(p)})),
     )
     if len(canonical_json(bundle.to_dict())) > MAX_BUNDLE_BYTES:
         raise PolicyError("The bundle is larger than 256 KiB.")

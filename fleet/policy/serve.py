@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Max
 
 from agent_client.contract.canonical import sha256_hex
 from agent_client.contract.policy_doc import ASSIGNMENT_LIFE_S, Assignment
@@ -18,7 +17,6 @@ from fleet.models import (
     InstallBundle,
     InstallPolicy,
     PolicyBundle,
-    PolicyRevision,
     PolicyTarget,
 )
 from fleet.policy.compile import EVERYONE
@@ -41,16 +39,12 @@ class Served:
 def target_of(install: Install) -> PolicyTarget | None:
     """The newest revision's target for an install's group; None before the first publish.
 
-    One query: the group's own target wins over everyone's.
+    One query: newest revision first, in which the group's own target wins over everyone's,
+    which every revision has.
     """
-    newest = PolicyRevision.objects.aggregate(version=Max("version"))["version"]
-    if newest is None:
-        return None
     return (
-        PolicyTarget.objects.filter(
-            revision__version=newest, group_number__in={EVERYONE, install.group_id or EVERYONE}
-        )
-        .order_by("-group_number")
+        PolicyTarget.objects.filter(group_number__in={EVERYONE, install.group_id or EVERYONE})
+        .order_by("-revision__version", "-group_number")
         .first()
     )
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from django.http.request import UnreadablePostError
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import MethodNotAllowed
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -30,20 +26,6 @@ from telemetry.ingest.headers import PushHeaders, read_headers
 from telemetry.ingest.receive import BatchHeader, receive_batch
 
 
-class AnswersJson(BaseContentNegotiation):
-    """One form of answer, whatever the client says it accepts (RFC 9110 §12.5.1 allows it)."""
-
-    def select_renderer(
-        self,
-        request: Request,
-        renderers: Iterable[BaseRenderer],
-        format_suffix: str | None = None,
-    ) -> tuple[BaseRenderer, str]:
-        """The first renderer."""
-        first = next(iter(renderers))
-        return first, str(first.media_type)
-
-
 class BatchView(APIView):
     """Takes in one batch of telemetry.
 
@@ -53,7 +35,6 @@ class BatchView(APIView):
 
     authentication_classes = [InstallTokenAuthentication]
     permission_classes = [HasScope]
-    content_negotiation_class = AnswersJson
     parser_classes: list[type[BaseParser]] = []  # the body is a stream, read last
     required_scope = wire.SCOPE_PUSH
 

@@ -19,9 +19,12 @@ MAX_HEADER_CHARS: Final = 4096
 """Consent and losses are a few hundred characters; the ledger keeps them with each batch."""
 MAX_LOSS_REASONS: Final = 50
 """The agent's reasons are a closed list; a hostile one must not grow our rows without bound."""
+OTHER_REASON: Final = "other"
 _SHA_256: Final = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]*):")
 _SEQUENCE: Final = re.compile(r"([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
 _REASON: Final = re.compile(r"[a-z0-9_.:-]{1,60}", re.ASCII)
+_WORD: Final = re.compile(r"[A-Za-z0-9_.:-]{1,20}", re.ASCII)
+"""A value of the posture: shorter than any secret, so the ledger needs no scrubbing of it."""
 _CONSENT_KEYS: Final = ("consent_state", "allow_aggregate", "trajectories", "policy_version")
 
 
@@ -100,24 +103,24 @@ def _consent(text: str) -> dict[str, object]:
     """The posture that allowed the batch: known keys with plain values, nothing else."""
     data = _object(wire.HEADER_CONSENT, text)
     return {
-        name: value[:60] if isinstance(value, str) else value
+        name: value
         for name in _CONSENT_KEYS
-        if isinstance(value := data.get(name), str | bool | int)
+        if isinstance(value := data.get(name), bool | int)
+        or (isinstance(value, str) and _WORD.fullmatch(value))
     }
 
 
 def _losses(text: str) -> dict[str, int]:
-    """Drops by reason; what is no count is left out."""
+    """Drops by reason; what is no count is left out, a reason we cannot name is ``other``."""
     data = _object(wire.HEADER_LOSSES, text)
-    counts = {
-        reason: count
-        for reason, count in data.items()
-        if _REASON.fullmatch(reason)
-        and isinstance(count, int)
-        and not isinstance(count, bool)
-        and 0 < count <= COUNT_MAX
-    }
-    return dict(list(counts.items())[:MAX_LOSS_REASONS])
+    counts: dict[str, int] = {}
+    for name, count in data.items():
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= COUNT_MAX:
+            continue
+        is_known = _REASON.fullmatch(name) and (name in counts or len(counts) < MAX_LOSS_REASONS)
+        reason = name if is_known else OTHER_REASON
+        counts[reason] = counts.get(reason, 0) + count
+    return counts
 
 
 def _object(name: str, text: str) -> dict[str, object]:

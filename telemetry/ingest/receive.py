@@ -20,7 +20,7 @@ from agent_client.contract.tables import BY_NAME
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError, split_lines
-from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows
+from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_text
 from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
@@ -204,7 +204,7 @@ def _ledger_row(
         schema_version=header.schema_version,
         content_sha256=body.content_sha256,
         content_encoding=body.encoding,
-        client=header.client[:120],
+        client=scrub_text(header.client)[:120],
         wire_bytes=body.wire_bytes,
         decoded_bytes=len(body.data),
         received_count=verdicts.received,
@@ -215,7 +215,7 @@ def _ledger_row(
         scrubbed_count=scrubbed.hit_count,
         ruleset_version=scrubbed.ruleset,
         consent=dict(header.consent),
-        losses=dict(header.losses),
+        losses={scrub_text(reason): count for reason, count in header.losses.items()},
         first_seq=header.first_seq,
         last_seq=header.last_seq,
         clock_skew_ms=clock_skew_ms(header.batch_id),

@@ -73,6 +73,16 @@ def scrub_raw(raw: bytes) -> str:
     return text
 
 
+def scrub_text(text: str) -> str:
+    """One short text from a header, scrubbed; remembered when it was clean."""
+    if text in _clean:
+        return text
+    scrubbed = redact_text(text)
+    if scrubbed == text:
+        _remember(text)
+    return scrubbed
+
+
 def _changes(values: set[object], *, is_id: bool) -> dict[str, str]:
     changes: dict[str, str] = {}
     for value in values:

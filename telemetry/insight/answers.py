@@ -41,21 +41,21 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Known cost, and of how many calls it is known; ``usd`` None: of not a single one."""
+    """Known cost, and of how many runs (or calls) it is known; ``usd`` None: of none of them."""
 
     usd: float | None
-    priced_calls: int
-    calls: int
+    priced_count: int
+    count: int
 
     @property
     def coverage(self) -> float | None:
-        """Share of the calls that had a price."""
-        return self.priced_calls / self.calls if self.calls else None
+        """Share of them that had a cost."""
+        return self.priced_count / self.count if self.count else None
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One bucket of the run series; ``cost_usd`` None: no priced call in it."""
+    """One bucket of the run series; ``cost_usd`` None: no priced run in it."""
 
     start: datetime
     runs: int

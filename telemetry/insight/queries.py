@@ -83,14 +83,14 @@ def overview(window: Window, *, group_id: int | None = None) -> Overview:
         p50_ms=Compared(durations.value.quantile_ms(0.5), durations.previous.quantile_ms(0.5)),
         p95_ms=Compared(durations.value.quantile_ms(0.95), durations.previous.quantile_ms(0.95)),
         tokens=models.both(_tokens),
-        cost=models.both(_cost),
+        cost=runs.both(lambda cells: _cost(cells, "run_count")),
         tool_calls=tools.both(lambda cells: _sum(cells, "call_count")),
         tool_failure_rate=tools.both(lambda cells: _rate(cells, TOOL_FAILURE_FIELDS, "call_count")),
         errors=errors.both(lambda cells: _sum(cells, "error_count")),
         end_reasons=_end_reasons(runs.current),
         entrypoints=_shares(runs.current, "entrypoint"),
         versions=_shares(runs.current, "agent_version"),
-        series=_series(window, runs.current, models.current, tools.current, errors.current),
+        series=_series(window, runs.current, tools.current, errors.current),
         previous_runs=_shifted_runs(window, runs.previous),
         tokens_by_model=_tokens_by_model(window, models.current),
         tools=_tool_lines(tools.current),
@@ -198,10 +198,10 @@ def _tokens(cells: Sequence[ModelCell]) -> Tokens:
     return Tokens(**{name: _sum(cells, name) for name in TOKEN_FIELDS})
 
 
-def _cost(cells: Sequence[ModelCell]) -> Cost:
+def _cost(cells: Sequence[RunCell | ModelCell], whole: str) -> Cost:
     priced = _sum(cells, "priced_count")
     usd = sum(cell.cost_usd for cell in cells) if priced else None
-    return Cost(usd, priced, _sum(cells, "call_count"))
+    return Cost(usd, priced, _sum(cells, whole))
 
 
 def _durations(cells: Iterable[RunCell]) -> Histogram:
@@ -230,15 +230,13 @@ def _grouped[C: Cell, Key](cells: Iterable[C], key: Callable[[C], Key]) -> dict[
 def _series(
     window: Window,
     runs: Sequence[RunCell],
-    models: Sequence[ModelCell],
     tools: Sequence[ToolCell],
     errors: Sequence[ErrorCell],
 ) -> tuple[Point, ...]:
     def at(cell: Cell) -> datetime:
         return window.bucket_of(cell.hour)
 
-    by_run, by_model = _grouped(runs, at), _grouped(models, at)
-    by_tool, by_error = _grouped(tools, at), _grouped(errors, at)
+    by_run, by_tool, by_error = _grouped(runs, at), _grouped(tools, at), _grouped(errors, at)
     return tuple(
         Point(
             start=start,
@@ -246,7 +244,7 @@ def _series(
             failed_runs=_sum(by_run.get(start, ()), *FAILED_RUN_FIELDS),
             tool_errors=_sum(by_tool.get(start, ()), *TOOL_FAILURE_FIELDS),
             errors=_sum(by_error.get(start, ()), "error_count"),
-            cost_usd=_cost(by_model.get(start, ())).usd,
+            cost_usd=_cost(by_run.get(start, ()), "run_count").usd,
         )
         for start in window.buckets()
     )
@@ -320,7 +318,7 @@ def _model_line(provider: str, model: str, cells: Sequence[ModelCell]) -> ModelL
         failed_calls=_sum(cells, "failed_count"),
         retries=_sum(cells, "retry_count"),
         tokens=_tokens(cells),
-        cost=_cost(cells),
+        cost=_cost(cells, "call_count"),
         p50_ms=latency.quantile_ms(0.5),
         p95_ms=latency.quantile_ms(0.95),
     )

@@ -480,6 +480,8 @@ class Migration(migrations.Migration):
                 ("abandoned_count", models.BigIntegerField(default=0)),
                 ("open_count", models.BigIntegerField(default=0)),
                 ("other_count", models.BigIntegerField(default=0)),
+                ("priced_count", models.BigIntegerField(default=0)),
+                ("cost_usd", models.FloatField(default=0.0)),
                 ("duration_sum_ms", models.FloatField(default=0.0)),
                 ("duration_hist", models.JSONField(default=dict)),
             ],

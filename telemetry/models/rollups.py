@@ -75,7 +75,9 @@ class RunCell(Cell):
 
     Shape: run_count is the sum of the end-reason counts, ``open_count`` (no end yet) and
     ``other_count``. Units: durations in milliseconds; ``duration_hist`` is rollup.histogram's
-    JSON form and counts closed runs only.
+    JSON form and counts closed runs only. ``priced_count`` runs had a cost: the coverage of
+    ``cost_usd``. The agent reconciles a run's cost from its host's accounting, auxiliary calls
+    included, so the run is where a cost is complete.
     """
 
     entrypoint = models.TextField(blank=True)
@@ -89,6 +91,8 @@ class RunCell(Cell):
     abandoned_count = _count()
     open_count = _count()
     other_count = _count()
+    priced_count = _count()
+    cost_usd = models.FloatField(default=0.0)
     duration_sum_ms = models.FloatField(default=0.0)
     duration_hist = models.JSONField(default=dict)
 

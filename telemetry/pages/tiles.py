@@ -152,9 +152,9 @@ def _tokens(data: Overview) -> Tile:
 
 def _cost(data: Overview) -> Tile:
     value, before = data.cost.value, data.cost.previous
-    covered = _("price known for %(share)s of %(calls)s calls") % {
+    covered = _("known for %(share)s of %(runs)s runs") % {
         "share": percent(value.coverage),
-        "calls": exact(value.calls),
+        "runs": exact(value.count),
     }
     return Tile(
         _("Cost, USD"),

@@ -92,7 +92,9 @@ RUNS: Final = Stat(
         **{f"{end}_count": _is("end_reason", end) for end in _ENDS},
         "open_count": "SUM(CASE WHEN r.end_reason IS NULL THEN 1 ELSE 0 END)",
         "other_count": _none_of("end_reason", *_ENDS),
+        "priced_count": "COUNT(r.estimated_cost_usd)",
     },
+    {"cost_usd": "SUM(r.estimated_cost_usd)"},
     measure_ms="CASE WHEN r.end_ns >= r.start_ns "
     "THEN CAST(r.end_ns - r.start_ns AS double precision) / 1000000.0 END",
     measure_hist="duration_hist",
@@ -154,6 +156,7 @@ _INSTALL_STATS: Final = (
         InstallHour,
         {},
         {"run_count": "COUNT(*)", "failed_run_count": _is("end_reason", *_FAILED_RUN)},
+        {"cost_usd": "SUM(r.estimated_cost_usd)"},
         is_by_install=True,
     ),
     Stat(
@@ -162,7 +165,6 @@ _INSTALL_STATS: Final = (
         InstallHour,
         {},
         {"model_call_count": "COUNT(*)"},
-        {"cost_usd": "SUM(r.estimated_cost_usd)"},
         is_by_install=True,
     ),
     Stat(

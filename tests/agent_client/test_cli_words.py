@@ -144,7 +144,18 @@ def test_push_as_json_and_with_nothing_to_send(
 def test_a_push_that_stops_half_way_says_both() -> None:
     text = result_text(PushResult("later", 5, "network", "gone", batches=1, rows=2, accepted=2))
     assert text.startswith("2 rows sent in 1 batch: 2 accepted")
-    assert "then network: gone" in text
+    assert "then later: network: gone" in text
+    assert result_text(PushResult("not_enrolled", 4, "not_enrolled")) == (
+        "Not pushed, not enrolled. 0 rows pending."
+    )
+
+
+def test_the_next_step_knows_whether_the_plugin_is_enabled(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Next: hermes plugins enable telemetry" in said(capsys, "status")
+    configure(home, "plugins: {enabled: [telemetry]}\n")
+    assert "Next: use the agent" in said(capsys, "status")
 
 
 def test_an_export_to_an_impossible_place_fails_plainly(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from agent_client import emitter as emitter_module
 from agent_client.contract.events import Event, RunEvent
 from agent_client.emitter import MAX_RINGS, Emitter, Stats
 from agent_client.guard import faults
+from agent_client.recovery import recover
 from agent_client.spool import MAX_PAYLOAD_BYTES
 from tests.agent_client.builders import (
     call_ids,
@@ -205,7 +207,9 @@ def test_the_writer_is_one_named_daemon_thread_started_by_the_first_event(
     tmp_path: Path,
 ) -> None:
     made = Emitter(tmp_path)
-    assert made._thread is None
+    before = threads_of_ours()
+    made.flush()
+    assert threads_of_ours() == before
     made.emit(run_event())
     thread = made._thread
     assert thread is not None
@@ -378,14 +382,14 @@ def test_an_event_emitted_while_closing_is_not_thrown_away_with_the_spool(
 ) -> None:
     def flush_and_one_more(timeout_s: float = 5.0) -> bool:
         is_empty = Emitter.flush(emitter, timeout_s)
-        emitter._local.lease.ring.append(emitter_module.marshal.dumps((0, late.to_dict()), 2))
+        emitter._local.lease.ring.append(marshal.dumps((0, late.to_dict()), 2))
         return is_empty
 
     late = model_call(2)
     emitter.emit(model_call(1))
     monkeypatch.setattr(emitter, "flush", flush_and_one_more)
     emitter.close()
-    emitter_module.recover(tmp_path)
+    recover(tmp_path)
     assert span_ids(tmp_path) == call_ids(1, 3)
 
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -262,7 +263,7 @@ def test_without_threads_events_wait_in_the_spool(
 
     made = Emitter(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(emitter_module.threading.Thread, "start", no_more)
+        patch.setattr(threading.Thread, "start", no_more)
         made.emit(model_call(1))
         assert not made.flush(0.01)
         made.close(0.01)

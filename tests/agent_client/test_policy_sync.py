@@ -11,6 +11,8 @@ import yaml
 
 from agent_client import config, policy
 from agent_client.contract.canonical import digest_of
+from agent_client.contract.dsse import SigningKey, seal
+from agent_client.contract.policy_doc import TYPE_ROOT
 from agent_client.contract.policy_keys import nest
 from agent_client.contract.wire import (
     PATH_CHECKIN,
@@ -24,10 +26,13 @@ from agent_client.policy.view import view_policy
 from tests.agent_client.homes import enrolled
 from tests.agent_client.loopback_console import (
     DAY_NS,
+    ROOT_KEY,
     Fault,
     Json,
     LoopbackConsole,
+    root_document,
     sealed_assignment,
+    sealed_root,
 )
 
 PINS: Json = {"telemetry.allow_aggregate": False, "model.default": "corp"}
@@ -329,3 +334,52 @@ def test_health_in_the_check_in_holds_numbers_only(home: Path, console: Loopback
     assert isinstance(health, dict)
     assert set(map(type, health.values())) <= {int, str, dict}
     assert str(home) not in json.dumps(health)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code"),
+    [(403, "scope", 4), (404, "not_found", 1), (429, "rate_limited", 5)],
+)
+def test_each_refusal_of_the_console_has_its_exit_code(
+    home: Path, console: LoopbackConsole, status: int, code: str, exit_code: int
+) -> None:
+    console.faults.append(Fault(PATH_POLICY_ASSIGNMENT, "status", status, code))
+    result = policy.sync(home)
+    assert (result.reason, result.exit_code) == (code, exit_code)
+
+
+def test_a_check_in_that_was_overtaken_is_no_failure(home: Path, console: LoopbackConsole) -> None:
+    console.faults.append(Fault(PATH_CHECKIN, "status", 409, "sequence_fork"))
+    assert policy.sync(home).exit_code == 0
+
+
+def test_a_refused_check_in_is_told(home: Path, console: LoopbackConsole) -> None:
+    console.faults.append(Fault(PATH_CHECKIN, "status", 401, "credential_revoked"))
+    result = policy.sync(home)
+    assert (result.status, result.exit_code) == ("applied", 4)
+
+
+def test_without_a_managed_scope_nothing_is_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HERMES_MANAGED_DIR")
+    assert policy.sync(home).reason == "no_managed_dir"
+
+
+def test_a_rotated_root_is_followed_without_the_first_fingerprint(
+    home: Path, console: LoopbackConsole
+) -> None:
+    policy.sync(home)
+    new_key = SigningKey(b"\x07" * 32)
+    document = root_document(2)
+    keys, roles = document["keys"], document["roles"]
+    assert isinstance(keys, dict)
+    assert isinstance(roles, dict)
+    del keys[ROOT_KEY.key_id]
+    keys[new_key.key_id] = {"scheme": "ed25519", "public": new_key.public.hex()}
+    roles["root"] = {"key_ids": [new_key.key_id], "threshold": 1}
+    console.root = seal(TYPE_ROOT, document, [ROOT_KEY, new_key])
+    assert policy.sync(home).exit_code == 0
+    assert policy.sync(home).exit_code == 0
+    console.root = sealed_root(3)
+    assert policy.sync(home).reason == "root_signature"

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent_client import recovery
 from agent_client.contract.events import Event
 from agent_client.emitter import Emitter
 from agent_client.recovery import RecoveryReport, recover
-from agent_client.spool import Spool
+from agent_client.spool import Spool, dead_spools
 from agent_client.store import DATABASE, StoreError, folder_of
 from tests.agent_client.builders import (
     START_NS,
@@ -118,7 +117,6 @@ def test_a_process_that_begins_while_another_recovers_keeps_its_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newcomer = Emitter(tmp_path)
-    dead_spools = recovery.dead_spools
 
     def and_then_one_begins(folder: Path) -> object:
         yield from dead_spools(folder)
@@ -127,12 +125,13 @@ def test_a_process_that_begins_while_another_recovers_keeps_its_runs(
 
     killed(tmp_path, open_run())
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "dead_spools", and_then_one_begins)
+        patch.setattr("agent_client.recovery.dead_spools", and_then_one_begins)
         newcomer._run = newcomer._drain  # type: ignore[method-assign]  # a writer that recovers nobody
         recover(tmp_path)
     assert run_row(tmp_path, 0)[0] == "abandoned"
     assert run_row(tmp_path, 1)[0] is None
-    newcomer._spool and newcomer._spool.remove()
+    newcomer._stopping = True
+    newcomer.close()
 
 
 def test_recovering_twice_changes_nothing_more(tmp_path: Path) -> None:

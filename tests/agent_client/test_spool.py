@@ -6,6 +6,7 @@ import errno
 import itertools
 import mmap
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,7 +252,7 @@ def test_a_folder_whose_removal_was_cut_short_is_not_taken_for_a_living_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     abandoned(tmp_path, b"event")
-    monkeypatch.setattr(spool_module.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     (dead,) = dead_spools(tmp_path)
     (dead.folder / "lock").unlink()
     dead.remove()

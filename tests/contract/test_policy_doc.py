@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
-from agent_client.contract.policy_doc import Assignment, Bundle, CheckIn, Root
+from agent_client.contract.policy_doc import Assignment, Bundle, CheckIn, Root, _Document
 
 Document = Root | Bundle | Assignment | CheckIn
 
@@ -73,6 +74,20 @@ def test_a_boolean_is_no_version() -> None:
 def test_what_is_no_object_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match="not an object"):
         Assignment.from_dict(data)
+
+
+@dataclass(frozen=True, slots=True)
+class OfTomorrow(_Document):
+    """A document with what none of today's has: a flag, and no required field."""
+
+    is_strict: bool = False
+
+
+def test_a_flag_is_read_and_a_number_is_no_flag() -> None:
+    assert OfTomorrow.from_dict({"is_strict": True}) == OfTomorrow(is_strict=True)
+    assert OfTomorrow.from_dict({}) == OfTomorrow()
+    with pytest.raises(ValueError, match=r"^is_strict: wrong type$"):
+        OfTomorrow.from_dict({"is_strict": 1})
 
 
 def test_optional_fields_take_their_default() -> None:

@@ -21,7 +21,7 @@ def vectors(part: str) -> list[dict[str, str]]:
 
 
 def hex_of(length: int) -> st.SearchStrategy[str]:
-    return st.text("0123456789abcdef", min_size=length, max_size=length)
+    return st.binary(min_size=length // 2, max_size=length // 2).map(bytes.hex)
 
 
 tokens = st.builds(Token, st.sampled_from(["hfe", "hfa"]), hex_of(12), hex_of(64))

@@ -35,16 +35,17 @@ def seed() -> Seeded:
     """Installs, runs, a refused line, a published policy."""
     group = builders.make_group(IMAGE[:100])
     installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
-    Install.objects.update(last_seen_at=now(), last_checkin_at=now(), sync_state="in_sync")
-    Install.objects.filter(pk=installs[1].pk).update(
-        sync_state="drifted", sync_cause=f"model.default: {SCRIPT}"
-    )
     push_runs(installs[0].pk)
     while fill_pending():
         pass
     builders.make_pin("telemetry.retention_days", 30, is_locked=True)
     builders.make_pin("model.default", SCRIPT, group=group)
     revision = builders.publish(IMAGE)
+    # Publishing has made all of them pending.
+    Install.objects.update(last_seen_at=now(), last_checkin_at=now(), sync_state="in_sync")
+    Install.objects.filter(pk=installs[1].pk).update(
+        sync_state="drifted", sync_cause=f"model.default: {SCRIPT}"
+    )
     batch = IngestBatch.objects.get()
     return Seeded(installs[0].pk, IMAGE, group.pk, batch.pk, revision.pk)
 

@@ -39,14 +39,14 @@ def test_login_leads_to_the_overview(console: Console) -> None:
     console.page.fill("#id_username", "olga")
     console.page.fill("#id_password", PASSWORD)
     console.page.click("button[type=submit]")
-    expect(console.page.locator("h1")).to_contain_text("Overview")
+    expect(console.page.locator("#header-inner h1")).to_contain_text("Overview")
 
 
 def test_fresh_console_says_how_to_enroll(console: Console) -> None:
     signed_in(console).open("/")
     expect(console.page.get_by_text("No install has enrolled yet")).to_be_visible()
     console.page.get_by_role("link", name="Create enrollment token").click()
-    expect(console.page.locator("h1")).to_contain_text("Create enrollment token")
+    expect(console.page.locator("#header-inner h1")).to_contain_text("Enrollment tokens")
 
 
 def test_every_page_opens_without_a_fault_and_shows_hostile_names_as_text(

@@ -129,6 +129,16 @@ def test_a_console_with_users_gets_no_administrator_behind_their_back() -> None:
     assert User.objects.count() == 1
 
 
+def test_a_command_is_printed_as_it_is_typed(
+    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "executable", str(home / ".venv/bin/python"))
+    assert bringup.manage_command("check") == f"FLEET_HOME={home} .venv/bin/python manage.py check"
+    settings.FLEET_HOME = home / ".fleet"
+    assert bringup.manage_command("check") == ".venv/bin/python manage.py check"
+
+
 def test_two_passwords_are_never_the_same() -> None:
     assert len({bringup.new_password() for _index in range(50)}) == 50
 
@@ -216,7 +226,9 @@ def test_the_demo_remembers_its_password_while_it_fits(home: Path) -> None:
 def test_the_silent_get_the_time_of_their_last_word(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django.db.connections.close_all", lambda: None)  # the test's own transaction
+    monkeypatch.setattr(
+        "django.db.connections.close_all", lambda: None
+    )  # the test's own transaction
     quiet, living = (Install.objects.create(id=f"{n:032x}", machine_id="m") for n in (1, 2))
     (home / demo.FOLDER).mkdir()
     entries = [

@@ -98,3 +98,8 @@ def test_the_same_content_under_another_number_is_the_same() -> None:
     other = compile_bundle([spec("a.b")], group_number=0, fleet_id="f", version=9, rollback_of=2)
     assert same_content(one, other)
     assert not same_content(one, bundle_of(spec("a.b", False)))
+
+
+def test_a_pin_softened_to_a_recommendation_is_taken_out_of_managed_scope() -> None:
+    bundle = bundle_of(spec("a.b", level="recommended"), spec("a.c"), earlier_keys=["a.b", "a.c"])
+    assert bundle.delete == ("a.b",)

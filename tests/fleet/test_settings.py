@@ -62,7 +62,8 @@ def test_the_embedded_default_needs_no_variable_but_its_home(tmp_path: Path) -> 
     broker, proxies, secure = values(
         tmp_path, "CELERY_BROKER_URL", "FLEET_PROXIES", "SESSION_COOKIE_SECURE"
     )
-    assert (broker, proxies, secure) == ("filesystem://", [], False)
+    assert str(broker).startswith("filesystem://")
+    assert (proxies, secure) == ([], False)
     assert {entry.name for entry in (tmp_path / "secrets").iterdir()} == {
         "secret_key",
         "token_pepper",

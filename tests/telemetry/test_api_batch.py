@@ -95,6 +95,19 @@ def test_a_compressed_push_is_taken(encoding: str) -> None:
     assert answer.status_code == 200
 
 
+def test_secrets_in_headers_are_not_stored() -> None:
+    secret = "ghp_" + "x7Kq9ZtB2mWv4Rn8Lp3Yc6Hd1Fs5Gj0Aw2Ee"
+    post(
+        enrolled(),
+        User_Agent=f"agent {secret}",
+        Telemetry_Consent=f'{{"consent_state":"{secret}"}}',
+        Telemetry_Losses=f'{{"{secret}":1}}',
+    )
+    batch = IngestBatch.objects.get()
+    assert batch.client.startswith("agent [REDACTED:")
+    assert (batch.consent, batch.losses) == ({}, {"other": 1})
+
+
 def test_a_repeat_gets_the_same_bytes_and_changes_nothing() -> None:
     token, body, batch_id = enrolled(), make.ndjson(make.run(), b"{"), str(uuid4())
     first = post(token, body, Idempotency_Key=batch_id)

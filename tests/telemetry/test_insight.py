@@ -35,6 +35,7 @@ def day_of_data() -> None:
                 start_ns=AT_NS,
                 end_ns=AT_NS + (at + 1) * make.S,
                 end_reason=end,
+                estimated_cost_usd=None if at == 3 else 1.5,
             )
             for at, end in enumerate(ends)
         ),
@@ -70,10 +71,10 @@ def test_headline_numbers_come_with_those_of_the_window_before() -> None:
 def test_cost_says_how_much_of_it_is_known() -> None:
     day_of_data()
     cost = overview(Window.last(hours=24)).cost
-    assert (cost.value.usd, cost.value.priced_calls, cost.value.calls) == (4.0, 8, 9)
-    assert cost.value.coverage == pytest.approx(8 / 9)
-    assert cost.previous == Cost(None, 0, 0)
-    assert cost.previous.coverage is None
+    assert cost.value == Cost(4.5, 3, 4)
+    assert cost.value.coverage == 0.75
+    assert cost.previous == Cost(None, 0, 1)
+    assert cost.previous.coverage == 0.0
 
 
 def test_the_series_adds_up_to_the_totals() -> None:
@@ -86,7 +87,7 @@ def test_the_series_adds_up_to_the_totals() -> None:
     assert sum(point.tool_errors for point in found.series) == 2
     assert sum(point.errors for point in found.series) == 3
     busy = next(point for point in found.series if point.runs)
-    assert (busy.start, busy.cost_usd) == (floor_hour(ns_to_datetime(AT_NS)), 4.0)
+    assert (busy.start, busy.cost_usd) == (floor_hour(ns_to_datetime(AT_NS)), 4.5)
     assert all(point.cost_usd is None for point in found.series if point is not busy)
 
 

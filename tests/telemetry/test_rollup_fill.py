@@ -99,7 +99,7 @@ def test_tool_calls_are_counted_by_result_and_approval() -> None:
 @both_engines
 def test_errors_and_the_installs_own_hour_are_counted() -> None:
     make.push(
-        make.run(start_ns=AT_NS, end_reason="failed"),
+        make.run(start_ns=AT_NS, end_reason="failed", estimated_cost_usd=0.75),
         make.model_call(start_ns=AT_NS),
         make.tool_call(start_ns=AT_NS, result_class="blocked"),
         make.error(1, ts_ns=AT_NS),
@@ -111,7 +111,9 @@ def test_errors_and_the_installs_own_hour_are_counted() -> None:
     hour = InstallHour.objects.get()
     assert (hour.install_id, hour.run_count, hour.failed_run_count) == (make.INSTALL, 1, 1)
     assert (hour.model_call_count, hour.tool_failure_count, hour.error_count) == (1, 1, 2)
-    assert hour.cost_usd == 0.5
+    assert hour.cost_usd == 0.75
+    run = RunCell.objects.get()
+    assert (run.run_count, run.priced_count, run.cost_usd) == (1, 1, 0.75)
 
 
 @both_engines

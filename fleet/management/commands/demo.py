@@ -73,8 +73,12 @@ class DemoTick:
             f"{title} All installs and runs are simulated.",
             "",
             f"Address   {settings.FLEET_PUBLIC_URL}/",
-            *bringup.account_lines(self._account),
+            *bringup.account_lines(self._account, "kept with the demo"),
             "",
-            f"Data      {settings.FLEET_HOME}   (kept; 'manage.py demo --reset' starts over)",
+            f"Data      {settings.FLEET_HOME}   (kept{_how_to_reset()})",
             "Ctrl-C stops everything.",
         ]
+
+
+def _how_to_reset() -> str:
+    return "; 'manage.py demo --reset' starts over" if connection.vendor == "sqlite" else ""

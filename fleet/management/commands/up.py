@@ -46,6 +46,6 @@ def ready_lines(account: bringup.Account) -> list[str]:
         *bringup.account_lines(account),
         "",
         f"Data      {settings.FLEET_HOME}",
-        "Next      ./manage.py enrollment_token   prints what an agent enrolls with",
+        f"Next      {bringup.manage_command('enrollment_token')}",
         "Ctrl-C stops everything.",
     ]

@@ -1,0 +1,196 @@
+"""The host adapter, against the host's boundary: a context object and its config module."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent_client import emitter as emitter_module
+from agent_client import plugin
+from tests.agent_client.builders import query
+from tests.agent_client.hooks import SESSION, Host
+
+Hooks = list[tuple[str, Callable[..., None]]]
+
+
+class Context:
+    """The part of the host's PluginContext that we use."""
+
+    def __init__(self) -> None:
+        self.hooks: Hooks = []
+        self.commands: list[str] = []
+        self.profile_name = "default"
+
+    def register_hook(self, hook_name: str, callback: Callable[..., None]) -> None:
+        self.hooks.append((hook_name, callback))
+
+    def register_cli_command(self, name: str, *rest: object, **more: object) -> None:
+        self.commands.append(name)
+
+    def fire(self, hook: str, **kw: object) -> list[object]:
+        return [callback(**kw) for name, callback in self.hooks if name == hook]
+
+
+@pytest.fixture
+def telemetry_section() -> dict[str, object]:
+    return {}
+
+
+@pytest.fixture
+def home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, telemetry_section: dict[str, object]
+) -> Iterator[Path]:
+    """A process of the host with this HERMES_HOME, in which nothing is registered yet."""
+    package = types.ModuleType("hermes_cli")
+    package.__version__ = "0.19.0"  # type: ignore[attr-defined]  # a module made here
+    config = types.ModuleType("hermes_cli.config")
+    config.load_config = lambda: {"telemetry": telemetry_section}  # type: ignore[attr-defined]  # as above
+    constants = types.ModuleType("hermes_constants")
+    constants.get_hermes_home = lambda: str(tmp_path)  # type: ignore[attr-defined]  # as above
+    for module in (package, config, constants):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(plugin, "_emitter", None)
+    monkeypatch.setattr(plugin, "_tracker", None)
+    yield tmp_path
+    if plugin._emitter is not None:
+        plugin._emitter.close()
+    emitter_module.set_emitter(None)
+
+
+def test_only_the_named_hooks_are_subscribed_to(home: Path) -> None:
+    context = Context()
+    plugin.register(context)
+    names = [name for name, _ in context.hooks]
+    assert sorted(names) == sorted(plugin.HOOKS)
+    assert not [name for name in names if name.startswith(("pre_", "transform_"))]
+    assert context.commands == ["telemetry"]
+
+
+def test_registering_again_keeps_one_recorder(home: Path) -> None:
+    first, again = Context(), Context()
+    plugin.register(first)
+    recorder = plugin._emitter
+    plugin.register(again)
+    assert plugin._emitter is recorder
+    assert emitter_module.get_emitter() is recorder
+    first.fire("on_session_start", session_id=SESSION, platform="cli")
+    again.fire("on_session_start", session_id=SESSION, platform="cli")
+    assert recorder is not None
+    assert recorder.flush()
+    assert query(home, "SELECT session_id, profile_id, agent_version FROM tel_runs") == [
+        (SESSION, "default", "0.19.0")
+    ]
+
+
+@pytest.mark.parametrize("hook", plugin.HOOKS)
+def test_a_callback_returns_none_whatever_it_is_called_with(home: Path, hook: str) -> None:
+    context = Context()
+    plugin.register(context)
+    for kw in ({}, {"session_id": object()}, {"of_tomorrow": 1}, {"session_id": [1], "usage": 7}):
+        assert context.fire(hook, **kw) == [None]
+
+
+def test_a_callback_that_fails_stays_with_us(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("mine")
+
+    monkeypatch.setitem(plugin.HOOKS, "on_session_start", broken)
+    context = Context()
+    plugin.register(context)
+    assert context.fire("on_session_start", session_id=SESSION) == [None]
+
+
+def test_a_session_through_the_hooks_is_one_run_with_its_calls(home: Path) -> None:
+    context, host = Context(), Host()
+    plugin.register(context)
+    assert plugin._tracker is not None
+    host.tracker = plugin._tracker
+    host.session_start()
+    host.full_turn()
+    host.finalize()
+    assert plugin._emitter is not None
+    assert plugin._emitter.flush()
+    assert query(home, "SELECT end_reason, model_call_count, tool_call_count FROM tel_runs") == [
+        ("completed", 2, 1)
+    ]
+
+
+@pytest.mark.parametrize("value", [False, "false"])
+def test_with_telemetry_local_off_there_is_no_hook_and_no_file(
+    home: Path, telemetry_section: dict[str, object], value: object
+) -> None:
+    telemetry_section["local"] = value
+    context = Context()
+    plugin.register(context)
+    assert context.hooks == []
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [None, [], "perhaps"])
+def test_a_malformed_switch_reads_as_on(
+    home: Path, telemetry_section: dict[str, object], value: object
+) -> None:
+    telemetry_section["local"] = value
+    context = Context()
+    plugin.register(context)
+    assert len(context.hooks) == len(plugin.HOOKS)
+
+
+def test_a_malformed_section_reads_as_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["hermes_cli.config"], "load_config", lambda: {"telemetry": 7})
+    context = Context()
+    plugin.register(context)
+    assert context.hooks != []
+
+
+def test_a_host_whose_config_cannot_be_read_is_recorded(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("bad YAML")
+
+    monkeypatch.setattr(sys.modules["hermes_cli.config"], "load_config", broken)
+    context = Context()
+    plugin.register(context)
+    assert context.hooks != []
+
+
+def test_without_the_hosts_constants_the_home_is_the_environments(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hermes_constants", None)
+    monkeypatch.setenv("HERMES_HOME", str(home / "other"))
+    assert plugin._home() == home / "other"
+
+
+def test_a_host_without_commands_is_recorded_all_the_same(home: Path) -> None:
+    class Older(Context):
+        def register_cli_command(self, name: str, *rest: object, **more: object) -> None:
+            raise AttributeError(name)
+
+    context = Older()
+    plugin.register(context)
+    assert context.hooks != []
+
+
+def test_registering_never_raises_into_the_host(home: Path) -> None:
+    plugin.register(object())  # type: ignore[arg-type]  # a host of another kind
+
+
+def test_the_hosts_command_has_our_verbs_and_exit_codes(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_HOME", str(home))
+    monkeypatch.setenv("HERMES_MANAGED_DIR", str(home))
+    parser = argparse.ArgumentParser()
+    plugin._add_verbs(parser)
+    assert plugin._run_verb(parser.parse_args(["status", "--json"])) == 0
+    assert capsys.readouterr().out.startswith("{")
+    with pytest.raises(SystemExit) as ended:
+        plugin._run_verb(parser.parse_args(["push"]))
+    assert ended.value.code == 4
