@@ -51,6 +51,8 @@ def _tone(state: str) -> Tone:
     return _METER_TONES.get(TONES.get(state, ""), "6")
 
 
-register_panel(
-    Panel("policy", "fleet/panels/policy.html", policy_state, "side", 20, "fleet.view_install")
-)
+def register() -> None:
+    """Put the fleet's own panels on the overview."""
+    register_panel(
+        Panel("policy", "fleet/panels/policy.html", policy_state, "side", 20, "fleet.view_install")
+    )

@@ -9,7 +9,7 @@ from django.urls import URLPattern, URLResolver, path
 from django.utils.translation import gettext_lazy as _
 from unfold.sites import UnfoldAdminSite
 
-from fleet.console import registry
+from fleet.console import panels, registry
 from fleet.console.pages import OWN_PAGES, guarded
 from fleet.console.views import overview
 
@@ -23,6 +23,7 @@ class FleetAdminSite(UnfoldAdminSite):  # type: ignore[misc]  # the theme is unt
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         """The console's own pages come first: none of their paths is an app label."""
+        panels.register()
         own: list[URLPattern | URLResolver] = [
             path(page.route, self.admin_view(guarded(page)), name=page.name)
             for page in (*OWN_PAGES, *registry.pages())

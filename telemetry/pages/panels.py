@@ -65,9 +65,8 @@ def numbers(wanted: PanelRequest) -> Mapping[str, object]:
 def activity(wanted: PanelRequest) -> Mapping[str, object]:
     """Runs and failures over time, with the window before."""
     data = overview_of(wanted)
-    before = queries.overview(_window(wanted).previous, group_id=wanted.group_id)
-    skip, length = _skip(data), len(data.series)
-    earlier = tuple(float(point.runs) for point in before.series[-length:])[skip:]
+    skip = _skip(data)
+    earlier = tuple(map(float, data.previous_runs[skip:]))
     runs = tuple(float(point.runs) for point in data.series[skip:])
     failed = tuple(float(point.failed_runs) for point in data.series[skip:])
     series = [

@@ -387,8 +387,9 @@ def test_an_event_emitted_while_closing_is_not_thrown_away_with_the_spool(
 
     late = model_call(2)
     emitter.emit(model_call(1))
-    monkeypatch.setattr(emitter, "flush", flush_and_one_more)
-    emitter.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(emitter, "flush", flush_and_one_more)
+        emitter.close()
     recover(tmp_path)
     assert span_ids(tmp_path) == call_ids(1, 3)
 

@@ -158,13 +158,13 @@ class Sink(io.RawIOBase):
         return len(data)
 
 
-def test_fifty_thousand_rows_are_exported_in_constant_memory(
+def test_twenty_thousand_rows_are_exported_in_constant_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_events(tmp_path, model_call())
     with Store(tmp_path) as store:
         store.connection.execute(
-            "WITH RECURSIVE n(x) AS (SELECT 2 UNION ALL SELECT x + 1 FROM n WHERE x < 50000) "
+            "WITH RECURSIVE n(x) AS (SELECT 2 UNION ALL SELECT x + 1 FROM n WHERE x < 20000) "
             "INSERT INTO tel_model_calls (span_id, run_id, model, start_ns, seq) "
             "SELECT 'row-' || x, 'r', 'model-' || x, 1, x FROM n"
         )
@@ -175,5 +175,5 @@ def test_fifty_thousand_rows_are_exported_in_constant_memory(
     export(sink, home=tmp_path)  # type: ignore[arg-type]  # a BinaryIO in all that is used
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sink.lines == 50_000
-    assert peak_bytes < 1_000_000
+    assert sink.lines == 20_000
+    assert peak_bytes < 1_000_000  # held all at once they take over 20 MB

@@ -66,6 +66,7 @@ def test_overview_shows_numbers_charts_and_hostile_names(console: Console) -> No
     signed_in(console).open("/?range=7d")
     expect(console.page.get_by_text("Runs and failures").first).to_be_visible()
     expect(console.page.locator("dl .hf-card", has_text="Success rate")).to_contain_text("50")
+    expect(console.page.get_by_role("heading", name="Policy state")).to_be_visible()
     expect(console.page.get_by_text("1 install drifted")).to_be_visible()
     expect(console.page.get_by_text(IMAGE).first).to_be_attached()
     assert console.page.locator("svg[role=img] > title").count() > 8
