@@ -65,11 +65,12 @@ def tool(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def templates() -> list[str]:
-    """Every template, relative to the root."""
+    """Every template of our own, relative to the root; copies of the theme's keep its form."""
     return sorted(
         str(path.relative_to(ROOT))
         for folder in TEMPLATE_FOLDERS
         for path in (ROOT / folder).glob("**/templates/**/*.html")
+        if "unfold" not in path.parts
     )
 
 

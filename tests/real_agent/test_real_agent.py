@@ -90,7 +90,7 @@ def on_console(loop: Loop, table: Table) -> list[dict[str, object]]:
     names = [*table.column_names(), "seq"]
     query = f"SELECT {', '.join(names)} FROM {CONSOLE_TABLES[table.name]} ORDER BY {table.key}"
     with psycopg.connect(loop.database_url, row_factory=dict_row) as connection:
-        return connection.execute(query).fetchall()  # type: ignore[arg-type]  # our own table names
+        return connection.execute(query).fetchall()
 
 
 def test_real_sessions_reach_the_console_exactly(loop: Loop) -> None:
