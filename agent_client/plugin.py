@@ -8,7 +8,10 @@ payloads that we have no use for.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,6 +32,9 @@ HOOKS: Final = {
     "subagent_start": RunTracker.on_subagent_start,
     "subagent_stop": RunTracker.on_subagent_stop,
 }
+
+PUSH_AFTER_S: Final = 10.0
+"""Most short sessions are over by then, and their process never loads the network side."""
 
 Callback = Callable[..., None]
 
@@ -52,6 +58,7 @@ class HostContext(Protocol):
 
 _emitter: Emitter | None = None
 _tracker: RunTracker | None = None
+_pushing_pid = 0
 
 
 @never_raise("plugin.register")
@@ -60,7 +67,7 @@ def register(ctx: HostContext) -> None:
     tracker = _start(ctx)
     if tracker is not None:
         for hook, method in HOOKS.items():
-            ctx.register_hook(hook, _callback(hook, tracker, method))
+            ctx.register_hook(hook, _callback(hook, tracker, method, _home()))
     # Last: a host that knows no commands is recorded all the same.
     ctx.register_cli_command(
         "telemetry",
@@ -89,13 +96,32 @@ def _start(ctx: HostContext) -> RunTracker | None:
 
 
 def _callback(
-    hook: str, tracker: RunTracker, method: Callable[[RunTracker, Payload], None]
+    hook: str, tracker: RunTracker, method: Callable[[RunTracker, Payload], None], home: Path
 ) -> Callback:
     @never_raise(f"hook.{hook}")
     def callback(**kw: object) -> None:
         method(tracker, kw)
+        if _pushing_pid != os.getpid():
+            _push_in_background(home)
 
     return callback
+
+
+def _push_in_background(home: Path) -> None:
+    """With the first hook of a process, a forked one too: a daemon that pushes if it lives on."""
+    global _pushing_pid  # noqa: PLW0603  # one thread a process
+    _pushing_pid = os.getpid()
+    threading.Thread(
+        target=_push_later, args=(home,), name="hermes-telemetry-push-later", daemon=True
+    ).start()
+
+
+@never_raise("plugin.push")
+def _push_later(home: Path) -> None:
+    time.sleep(PUSH_AFTER_S)
+    from agent_client.pusher import BackgroundPusher
+
+    BackgroundPusher(home).start()
 
 
 def _is_recording() -> bool:

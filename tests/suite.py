@@ -118,9 +118,9 @@ def test_steps() -> list[Step]:
     """The two runs of pytest and the floors over what both measured."""
     pytest = (str(BIN / "python"), "-m", "pytest", "--cov", "--cov-report=", "--durations=10")
     return [
-        # loadgroup: tests marked xdist_group("name") share a worker, all others go anywhere.
+        # worksteal: some tests take a minute, most a hundredth of a second.
         Step(
-            "tests", (*pytest, "-n", "auto", "--dist=loadgroup"), {"COVERAGE_FILE": ".coverage.a"}
+            "tests", (*pytest, "-n", "auto", "--dist=worksteal"), {"COVERAGE_FILE": ".coverage.a"}
         ),
         Step(
             "tests on the embedded default",

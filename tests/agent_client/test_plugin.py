@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +15,19 @@ import pytest
 from agent_client import emitter as emitter_module
 from agent_client import plugin
 from tests.agent_client.builders import query
+from tests.agent_client.homes import enrolled, record
 from tests.agent_client.hooks import SESSION, Host
+from tests.agent_client.loopback_console import LoopbackConsole
 
 Hooks = list[tuple[str, Callable[..., None]]]
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether something comes true within ten seconds."""
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
 
 
 class Context:
@@ -56,6 +68,8 @@ def home(
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(plugin, "_emitter", None)
     monkeypatch.setattr(plugin, "_tracker", None)
+    monkeypatch.setattr(plugin, "_pushing_pid", 0)
+    monkeypatch.setattr(plugin, "PUSH_AFTER_S", 3600.0)
     yield tmp_path
     if plugin._emitter is not None:
         plugin._emitter.close()
@@ -85,6 +99,30 @@ def test_registering_again_keeps_one_recorder(home: Path) -> None:
     assert query(home, "SELECT session_id, profile_id, agent_version FROM tel_runs") == [
         (SESSION, "default", "0.19.0")
     ]
+
+
+def test_a_process_that_lives_on_pushes_by_itself(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "PUSH_AFTER_S", 0.0)
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    with LoopbackConsole() as console:
+        enrolled(home, console)
+        record(home)
+        context = Context()
+        plugin.register(context)
+        context.fire("on_session_start", session_id=SESSION, platform="cli")
+        assert eventually(lambda: len(console.rows) >= 3)
+
+
+def test_a_process_starts_one_push_thread(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(plugin, "_push_later", started.append)
+    context = Context()
+    plugin.register(context)
+    for _ in range(3):
+        context.fire("on_session_start", session_id=SESSION, platform="cli")
+    assert eventually(lambda: started == [home])
 
 
 @pytest.mark.parametrize("hook", plugin.HOOKS)
