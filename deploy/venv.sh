@@ -120,7 +120,8 @@ install_packages() {
     fi
     # An environment that uv made has no pip.
     runs "$venv/bin/python" 'import pip' || "$venv/bin/python" -m ensurepip >/dev/null || no_install
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    # Twice quiet: warnings about the index are the machine's, errors are still shown.
+    "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
         -e ./agent_client -e '.[dev]' || no_install
 }
 

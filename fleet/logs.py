@@ -96,6 +96,8 @@ def logging_config(level: str) -> dict[str, object]:
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
             "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
+            # Axes keeps each attempt in its own table; four more lines a login help nobody.
+            "axes": {"level": "WARNING"},
             # DEBUG here would print every SQL statement with its parameters.
             "django.db.backends": {"level": "INFO"},
         },

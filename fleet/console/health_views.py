@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from fleet.console.rendering import page
-from fleet.health import gather, versions
+from fleet.health import Probe, gather, versions
 
 SHOWN: Final = (
     "FLEET_HOME",
@@ -50,11 +50,10 @@ class SettingRow:
 def health(request: HttpRequest) -> HttpResponse:
     """The page; 200 even when much is down, so that it can say so."""
     found = gather()
-    words = {"ok": _("Connected"), "warn": _("Needs a look"), "down": _("Not connected")}
     context: dict[str, object] = {
         "health": found,
         "probes": [
-            {"probe": probe, "tone": _TONES[probe.state], "word": words[probe.state]}
+            {"probe": probe, "tone": _TONES[probe.state], "word": _word(probe)}
             for probe in found.probes
         ],
         "tone": _TONES[found.state],
@@ -62,6 +61,16 @@ def health(request: HttpRequest) -> HttpResponse:
         "rows": setting_rows(),
     }
     return page(request, "fleet/health.html", _("Settings and health"), context)
+
+
+def _word(probe: Probe) -> str:
+    """How a probe's state is said: what one connects to is connected, the rest is in order."""
+    is_connection = probe.name in {"database", "broker", "worker", "beat"}
+    if probe.state == "ok":
+        return _("Connected") if is_connection else _("In order")
+    if probe.state == "warn":
+        return _("Needs a look")
+    return _("Not connected") if is_connection else _("Not in order")
 
 
 def setting_rows() -> list[SettingRow]:

@@ -205,6 +205,11 @@ class ErrorEvent(EventRow):
     def __str__(self) -> str:
         return str(self.span_id)
 
+    @property
+    def recovery_word(self) -> str:
+        """What became of it, as a person says it: the contract's ``none`` reads like nothing."""
+        return {"none": "given_up"}.get(self.recovery or "", self.recovery or "")
+
 
 EVENT_MODELS: tuple[type[Run | ModelCall | ToolCall | ErrorEvent], ...] = (
     Run,

@@ -147,6 +147,6 @@ def _error_span(row: ErrorEvent) -> Span:
         " · ".join(part for part in (row.subsystem or "", code) if part),
         start_ns,
         row.end_ns if row.end_ns and row.end_ns > start_ns else None,
-        row.recovery or "",
+        row.recovery_word,
         "bad",
     )
