@@ -118,7 +118,7 @@ class ModelLine:
 
 @dataclass(frozen=True, slots=True)
 class InstallLine:
-    """One install; ``cost_usd`` is what is known of it."""
+    """One install; ``cost_usd`` is what is known of it, None when not one run had a cost."""
 
     install_id: UUID
     runs: int
@@ -126,7 +126,7 @@ class InstallLine:
     tool_calls: int
     tool_failures: int
     errors: int
-    cost_usd: float
+    cost_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ def _install_lines(cells: QuerySet[InstallHour], limit: int) -> tuple[InstallLin
             tool_failures=Sum("tool_failure_count"),
             errors=Sum("error_count"),
             cost=Sum("cost_usd"),
+            priced=Sum("priced_run_count"),
         )
         .order_by("-runs", "install_id")[:limit]
     )
@@ -147,7 +148,7 @@ def _install_lines(cells: QuerySet[InstallHour], limit: int) -> tuple[InstallLin
             tool_calls=int(row["tool_calls"]),
             tool_failures=int(row["tool_failures"]),
             errors=int(row["errors"]),
-            cost_usd=float(row["cost"]),
+            cost_usd=float(row["cost"]) if row["priced"] else None,
         )
         for row in rows
     )

@@ -381,6 +381,7 @@ class Migration(migrations.Migration):
                 ("tool_call_count", models.BigIntegerField(default=0)),
                 ("tool_failure_count", models.BigIntegerField(default=0)),
                 ("error_count", models.BigIntegerField(default=0)),
+                ("priced_run_count", models.BigIntegerField(default=0)),
                 ("cost_usd", models.FloatField(default=0.0)),
             ],
             options={

@@ -200,6 +200,7 @@ class InstallHour(Cell):
     tool_call_count = _count()
     tool_failure_count = _count()
     error_count = _count()
+    priced_run_count = _count()
     cost_usd = models.FloatField(default=0.0)
 
     class Meta:

@@ -155,7 +155,11 @@ _INSTALL_STATS: Final = (
         Run,
         InstallHour,
         {},
-        {"run_count": "COUNT(*)", "failed_run_count": _is("end_reason", *_FAILED_RUN)},
+        {
+            "run_count": "COUNT(*)",
+            "failed_run_count": _is("end_reason", *_FAILED_RUN),
+            "priced_run_count": "COUNT(r.estimated_cost_usd)",
+        },
         {"cost_usd": "SUM(r.estimated_cost_usd)"},
         is_by_install=True,
     ),

@@ -121,6 +121,13 @@ def test_tables_name_what_fails() -> None:
     assert found.versions == (("0.19.0", 4),)
 
 
+def test_an_install_whose_cost_nobody_knows_is_not_free() -> None:
+    make.push(make.run(start_ns=AT_NS, estimated_cost_usd=None))
+    fill_pending()
+    (line,) = top_installs(Window.last(hours=24))
+    assert (line.runs, line.cost_usd) == (1, None)
+
+
 def test_the_heat_map_holds_every_run() -> None:
     day_of_data()
     heat = overview(Window.last(hours=24)).heat
@@ -141,7 +148,7 @@ def test_top_installs_are_those_with_the_most_runs() -> None:
     assert [line.install_id for line in top_installs(window)] == [busy, calm]
     assert top_installs(window, limit=1)[0].runs == 3
     assert install_activity([calm, uuid4()], window) == {
-        calm: InstallLine(calm, 1, 0, 0, 0, 0, 0.0)
+        calm: InstallLine(calm, 1, 0, 0, 0, 0, None)
     }
 
 

@@ -111,7 +111,7 @@ def test_errors_and_the_installs_own_hour_are_counted() -> None:
     hour = InstallHour.objects.get()
     assert (hour.install_id, hour.run_count, hour.failed_run_count) == (make.INSTALL, 1, 1)
     assert (hour.model_call_count, hour.tool_failure_count, hour.error_count) == (1, 1, 2)
-    assert hour.cost_usd == 0.75
+    assert (hour.priced_run_count, hour.cost_usd) == (1, 0.75)
     run = RunCell.objects.get()
     assert (run.run_count, run.priced_count, run.cost_usd) == (1, 1, 0.75)
 
