@@ -20,11 +20,11 @@ import redis
 from django.apps.config import AppConfig
 from django.conf import settings
 from django.core import checks
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, NotSupportedError, connections
 
 MIN_SECRET_CHARS: Final = 32
-MIN_POSTGRES: Final = 140_000
-"""14: the oldest that its makers still mend, and what the partition statements are tried on."""
+MIN_POSTGRES: Final = 150_000
+"""15: the oldest that Django 6.1 talks to, and what the partition statements are tried on."""
 MIN_REDIS: Final = (6, 2)
 TAG: Final = "fleet"
 
@@ -136,6 +136,8 @@ def check_database(
 ) -> _Found:
     """fleet.E010: PostgreSQL is new enough."""
     found: _Found = []
+    hint = "Upgrade PostgreSQL; 15 is the oldest that Django 6.1 supports."
+    too_old = checks.Error("PostgreSQL is too old.", hint=hint, id="fleet.E010")
     for alias in databases or ():
         connection = connections[alias]
         if connection.vendor != "postgresql":
@@ -144,14 +146,16 @@ def check_database(
             with connection.cursor() as cursor:
                 cursor.execute("SHOW server_version_num")
                 row = cursor.fetchone()
+        except NotSupportedError:  # Django looks at the version itself when it connects
+            found.append(too_old)
+            continue
         except DatabaseError as error:
-            hint = "Start it, then check DATABASE_URL."
             text = f"PostgreSQL does not answer ({type(error).__name__})."
-            found.append(checks.Error(text, hint=hint, id="fleet.E010"))
+            mend = "Start it, then check DATABASE_URL."
+            found.append(checks.Error(text, hint=mend, id="fleet.E010"))
             continue
         if row and int(row[0]) < MIN_POSTGRES:
-            hint = "Upgrade PostgreSQL; 14 is the oldest that is tried."
-            found.append(checks.Error("PostgreSQL is too old.", hint=hint, id="fleet.E010"))
+            found.append(too_old)
     return found
 
 
