@@ -110,7 +110,9 @@ def make_environment(folder: Path) -> Path:
     _check([find_python("3.11"), "-m", "venv", venv])
     wheel = build_wheel(folder)
     # One resolution for both: it fails when we would change one of the host's exact pins.
-    _check([venv / "bin" / "pip", "install", "-q", f"hermes-agent=={HERMES_VERSION}", wheel])
+    # aiohttp: the host's API server needs it and does not declare it.
+    packages: list[str | Path] = [f"hermes-agent=={HERMES_VERSION}", wheel, "aiohttp"]
+    _check([venv / "bin" / "pip", "install", "-q", *packages])
     _check([venv / "bin" / "pip", "check"])
     return venv
 

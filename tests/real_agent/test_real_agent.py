@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from agent_client.contract.tables import EVENT_TABLES, Table
 from tests.real_agent.agent import HERMES_VERSION, Agent, make_agent, make_environment
 from tests.real_agent.console import Console, serve_console
+from tests.real_agent.hosts import one_api_request, one_tui_session
 from tests.real_agent.model_server import TOOL_SECRET, ModelServer, serve_model
 
 pytestmark = [
@@ -188,6 +189,19 @@ def test_a_killed_session_is_one_correct_run(
     process.wait(60)
     rows = exported(loop, EVENT_TABLES[0])
     assert [row["end_reason"] for row in rows] == [reason]
+
+
+@pytest.mark.parametrize("end", ["close", "eof", "SIGTERM"])
+def test_a_terminal_session_completes_once_however_it_is_left(loop: Loop, end: str) -> None:
+    one_tui_session(loop.agent, "one TOOL please", end=end)
+    rows = exported(loop, EVENT_TABLES[0])
+    assert [(row["entrypoint"], row["end_reason"]) for row in rows] == [("tui", "completed")]
+
+
+def test_a_request_to_an_api_server_that_goes_away_idle_completed(loop: Loop) -> None:
+    one_api_request(loop.agent, "one TOOL please")
+    rows = exported(loop, EVENT_TABLES[0])
+    assert [(row["entrypoint"], row["end_reason"]) for row in rows] == [("api", "completed")]
 
 
 def test_a_resumed_session_is_a_new_run_of_the_same_session(loop: Loop) -> None:
