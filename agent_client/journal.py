@@ -27,7 +27,7 @@ from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import BY_EVENT, EVENT_TABLES, RUNS, Table
 from agent_client.guard import note_fault
 from agent_client.spool import Chunk
-from agent_client.store import DATABASE, LOG, connect, make_folder
+from agent_client.store import DATABASE, LOG, connect, folder_of, make_folder
 
 KINDS: Final = tuple(EVENT_TYPES)
 """A frame names its kind by position here; append only, or old spools read as other kinds."""
@@ -174,12 +174,16 @@ class Journal:
     def rebuild(self) -> int:
         """Empty the tables and index the whole log again, to the same rows; returns lines read.
 
-        One transaction: a reader sees the old rows or the new ones. The ledger is no index and
-        stays as it is. Errors: as ``write``.
+        One transaction: a reader sees the old rows or the new ones. Rows from before the log's
+        first line (of a first-version database, or of a log that was cut) are nowhere else, so
+        they stay. The ledger is no index and stays too. Errors: as ``write``.
         """
         with self.locked() as connection:
+            first_seq = self._first_seq()
+            if first_seq is None:
+                return 0
             for table in EVENT_TABLES:
-                connection.execute(f"DELETE FROM {table.name}")
+                connection.execute(f"DELETE FROM {table.name} WHERE seq >= ?", (first_seq,))
             connection.execute("DELETE FROM tel_open_runs")
             # Else the errors' own numbers would go on from where they were.
             connection.execute("DELETE FROM sqlite_sequence WHERE name LIKE 'tel!_%' ESCAPE '!'")
@@ -192,6 +196,11 @@ class Journal:
             _put_int(connection, "loss.invalid", invalid)
             return read
 
+    def _first_seq(self) -> int | None:
+        size = os.fstat(self._log_fd).st_size
+        lines = map(_parse, _lines_from(self._log_fd, 0, size))
+        return next((line.seq for line in lines if line is not None), None)
+
     def _separator(self, size: int) -> bytes:
         # A torn last line is ended first, or it would swallow the next good record.
         if size and os.pread(self._log_fd, 1, size - 1) != b"\n":
@@ -199,12 +208,24 @@ class Journal:
         return b""
 
     def _open_files(self) -> None:
-        if self._lock_fd >= 0:
+        if self._lock_fd >= 0 and self._is_in_place():
             return
+        self.close()
         folder = make_folder(self.home)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._lock_fd = os.open(folder / LOCK, flags, 0o600)
         self._log_fd = os.open(folder / LOG, flags, 0o600)
+
+    def _is_in_place(self) -> bool:
+        """Whether the files held are still those of the folder: its owner may have emptied it."""
+        folder = folder_of(self.home)
+        try:
+            return all(
+                os.path.samestat(os.fstat(fd), (folder / name).stat())
+                for fd, name in ((self._lock_fd, LOCK), (self._log_fd, LOG))
+            )
+        except OSError:
+            return False
 
     def _database(self) -> sqlite3.Connection:
         path = make_folder(self.home) / DATABASE

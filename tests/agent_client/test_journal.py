@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,17 @@ def test_rebuild_gives_the_same_rows_and_leaves_the_books_alone(tmp_path: Path) 
     assert ledger(tmp_path) == books == (6, {"encode": 3, "invalid": 1})
 
 
+def test_rebuild_keeps_rows_that_the_log_no_longer_has(tmp_path: Path) -> None:
+    store_events(tmp_path, model_call(0))
+    (folder_of(tmp_path) / LOG).write_bytes(b"")
+    journal = Journal(tmp_path)
+    assert journal.rebuild() == 0
+    store_events(tmp_path, model_call(1))
+    assert journal.rebuild() == 1
+    journal.close()
+    assert query(tmp_path, "SELECT seq FROM tel_model_calls ORDER BY seq") == [(1,), (2,)]
+
+
 def test_a_database_that_is_gone_is_filled_from_the_log(tmp_path: Path) -> None:
     fill(tmp_path)
     rows = all_rows(tmp_path)
@@ -121,6 +133,16 @@ def test_a_log_cut_by_other_hands_loses_no_row_and_goes_on(tmp_path: Path) -> No
     store_events(tmp_path, model_call(2))
     assert span_ids(tmp_path) == ["call-0", "call-1", "call-2"]
     assert log_records(tmp_path)[-1]["seq"] == 3
+
+
+def test_a_folder_emptied_under_a_running_writer_is_written_anew(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write([intake(frame(model_call(0)))])
+    shutil.rmtree(folder_of(tmp_path))
+    journal.write([intake(frame(model_call(1)), first_k=1)])
+    journal.close()
+    assert span_ids(tmp_path) == ["call-1"]
+    assert [record["span_id"] for record in log_records(tmp_path)] == ["call-1"]
 
 
 def test_lines_that_are_no_records_are_passed_over(tmp_path: Path) -> None:

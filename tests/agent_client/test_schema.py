@@ -11,6 +11,7 @@ import pytest
 
 from agent_client import schema
 from agent_client.contract.tables import EVENT_TABLES
+from agent_client.journal import Journal
 from agent_client.store import DATABASE, Store, make_folder
 from tests.agent_client.builders import finish, model_call, query, start, store_events
 
@@ -54,6 +55,15 @@ def test_a_first_version_database_opens_with_its_rows(tmp_path: Path) -> None:
 def test_a_carried_forward_database_takes_new_rows_after_the_old(tmp_path: Path) -> None:
     first_version(make_folder(tmp_path) / DATABASE)
     store_events(tmp_path, model_call())
+    assert query(tmp_path, "SELECT seq FROM tel_model_calls ORDER BY seq") == [(2,), (6,)]
+
+
+def test_rebuild_keeps_the_rows_of_a_first_version_database(tmp_path: Path) -> None:
+    first_version(make_folder(tmp_path) / DATABASE)
+    store_events(tmp_path, model_call())
+    journal = Journal(tmp_path)
+    assert journal.rebuild() == 1
+    journal.close()
     assert query(tmp_path, "SELECT seq FROM tel_model_calls ORDER BY seq") == [(2,), (6,)]
 
 
