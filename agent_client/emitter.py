@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import queue
 import threading
 import time
 import weakref
@@ -27,6 +26,7 @@ from agent_client.journal import KINDS, Intake, Journal
 from agent_client.recovery import recover
 from agent_client.spool import CAPACITY_BYTES, MAX_PAYLOAD_BYTES, Chunk, Ring, Spool
 from agent_client.store import folder_of, make_folder
+from agent_client.subscribers import Batch, Subscriber
 
 BATCH_EVENTS: Final = 256
 """Rows a transaction; larger ones hold the database's write lock too long for other processes."""
@@ -36,10 +36,8 @@ GATHER_S: Final = 0.05
 """After the first event the writer lets more arrive: one commit serves a burst."""
 RETRY_S: Final = (0.1, 0.5, 2.0, 10.0)
 """Waits after a failed write; the events stay in their rings meanwhile."""
-SUBSCRIBER_BATCHES: Final = 64
-"""Batches a slow subscriber may lag behind before the oldest are dropped for it alone."""
-
-Batch = list[dict[str, object]]
+FORK_WAIT_S: Final = 0.2
+"""A commit takes milliseconds; a hung disk must not hold up the host's fork for longer."""
 
 _ENCODERS: Final = {
     cls: (KINDS.index(name), attrgetter(*cls.TABLE.column_names()))
@@ -87,7 +85,7 @@ class Emitter:
         self.enabled = enabled
         self._capacity_bytes = capacity_bytes
         self._guard = threading.RLock()
-        self._subscribers: dict[Callable[[Batch], object], _Subscriber] = {}
+        self._subscribers: dict[Callable[[Batch], object], Subscriber] = {}
         self._begin()
         if enabled:
             _after_fork(self)
@@ -109,6 +107,9 @@ class Emitter:
         self._written = 0
         self._reported_refusals = 0
         self._final: Stats | None = None
+        # Held while the writer is inside SQLite; a fork waits for it (see before_fork).
+        self._io = threading.Lock()
+        self._forking: set[int] = set()
 
     # -- the hot path -----------------------------------------------------------------------
 
@@ -246,7 +247,8 @@ class Emitter:
     @never_raise("recover")
     def _recover_others(self) -> None:
         spool = self._spool
-        recover(self.home, own_process_id=spool.process_id if spool else "")
+        with self._io:
+            recover(self.home, own_process_id=spool.process_id if spool else "")
 
     def _rings(self) -> list[Ring]:
         spool = self._spool
@@ -261,9 +263,9 @@ class Emitter:
             refusals = sum(sum(counts.values()) for counts in refused.values())
             if refusals == self._reported_refusals and not any(chunk.frames for chunk in chunks):
                 return
-            events = self._journal.write(
-                [Intake(chunk, refused[chunk.ring_id]) for chunk in chunks]
-            )
+            intakes = [Intake(chunk, refused[chunk.ring_id]) for chunk in chunks]
+            with self._io:
+                events = self._journal.write(intakes)
             # Counted before it is released: stats() in between must not show a loss.
             self._written += sum(len(chunk.frames) for chunk in chunks)
             for chunk in chunks:
@@ -292,7 +294,7 @@ class Emitter:
         """Hand each durable batch to a callback, on a thread of its own: it cannot stall us."""
         with self._guard:
             if callback not in self._subscribers:
-                self._subscribers[callback] = _Subscriber(callback)
+                self._subscribers[callback] = Subscriber(callback)
 
     def unsubscribe(self, callback: Callable[[Batch], object]) -> None:
         """Stop handing batches to a callback."""
@@ -357,13 +359,29 @@ class Emitter:
         self._spool = None
         self._journal.close()
 
+    @never_raise("emitter.fork")
+    def before_fork(self) -> None:
+        """Let the writer leave SQLite: its process-wide mutexes, copied locked, hang the child.
+
+        Waits FORK_WAIT_S at most; a child that hangs all the same has its events in its spool.
+        """
+        if self._io.acquire(timeout=FORK_WAIT_S):
+            self._forking.add(threading.get_ident())
+
+    @never_raise("emitter.fork")
+    def after_fork_in_parent(self) -> None:
+        """Let the writer go on."""
+        if threading.get_ident() in self._forking:
+            self._forking.discard(threading.get_ident())
+            self._io.release()
+
     def reset_in_child(self) -> None:
         """A forked child shares its parent's pages and handles; it lets go of both."""
         self._guard = threading.RLock()
         if self._spool is not None:
             self._spool.abandon()
         self._journal.forget()
-        self._subscribers = {callback: _Subscriber(callback) for callback in self._subscribers}
+        self._subscribers = {callback: Subscriber(callback) for callback in self._subscribers}
         self._begin()
 
 
@@ -382,48 +400,6 @@ def _oldest_chunks(rings: list[Ring]) -> list[Chunk]:
     return [ring.read(count) for ring, count in zip(rings, counts, strict=True)]
 
 
-class _Subscriber:
-    """A callback's own thread and bounded queue."""
-
-    def __init__(self, callback: Callable[[Batch], object]) -> None:
-        self._callback = callback
-        self._queue: queue.Queue[Batch | None] = queue.Queue(SUBSCRIBER_BATCHES)
-        self._thread: threading.Thread | None = None
-        self.dropped_batches = 0
-
-    @never_raise("subscriber.offer")
-    def offer(self, events: Batch) -> None:
-        """Queue a batch, dropping the oldest for this subscriber when it lags."""
-        while True:
-            try:
-                self._queue.put_nowait(events)
-                break
-            except queue.Full:
-                self._queue.get_nowait()
-                self.dropped_batches += 1
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="hermes-telemetry-subscriber", daemon=True
-            )
-            self._thread.start()
-
-    def _run(self) -> None:
-        while (events := self._queue.get()) is not None:
-            self._call(events)
-
-    @never_raise("subscriber")
-    def _call(self, events: Batch) -> None:
-        self._callback(events)
-
-    def stop(self) -> None:
-        """End the thread after the batch it is in."""
-        while True:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(None)
-                return
-            self._queue.get_nowait()
-
-
 def _plain(value: object) -> object:
     """A value marshal and JSON both take, bounded."""
     if value is None or isinstance(value, bool):
@@ -438,12 +414,19 @@ def _plain(value: object) -> object:
 def _after_fork(emitter: Emitter) -> None:
     reference = weakref.ref(emitter)
 
-    def reset() -> None:
-        living = reference()
-        if living is not None:
-            living.reset_in_child()
+    def call(method: Callable[[Emitter], None]) -> Callable[[], None]:
+        def hook() -> None:
+            living = reference()
+            if living is not None:
+                method(living)
 
-    os.register_at_fork(after_in_child=reset)
+        return hook
+
+    os.register_at_fork(
+        before=call(Emitter.before_fork),
+        after_in_parent=call(Emitter.after_fork_in_parent),
+        after_in_child=call(Emitter.reset_in_child),
+    )
 
 
 _singleton: Emitter | None = None

@@ -16,6 +16,7 @@ import pytest
 
 import agent_client
 from agent_client import emitter as emitter_module
+from agent_client import subscribers
 from agent_client.contract.events import Event, RunEvent
 from agent_client.emitter import MAX_RINGS, Emitter, Stats
 from agent_client.guard import faults
@@ -340,7 +341,7 @@ def test_a_subscriber_that_raises_is_called_again(emitter: Emitter) -> None:
 def test_a_subscriber_that_stalls_holds_up_nobody(
     emitter: Emitter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emitter_module, "SUBSCRIBER_BATCHES", 2)
+    monkeypatch.setattr(subscribers, "SUBSCRIBER_BATCHES", 2)
     release, seen = threading.Event(), list[int]()
     emitter.subscribe(lambda _: release.wait(20))
     emitter.subscribe(lambda events: seen.append(len(events)))

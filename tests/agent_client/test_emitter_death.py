@@ -153,6 +153,22 @@ e.flush()
     assert span_ids(tmp_path) == call_ids(5000 - stored, 5000)
 
 
+def test_a_child_forked_while_the_writer_commits_can_store_too(tmp_path: Path) -> None:
+    script = """
+for round in range(12):
+    e = Emitter(home / str(round))
+    for n in range(50): e.emit(model_call(n))
+    time.sleep(round * 0.008)
+    pid = os.fork()
+    if pid == 0:
+        e.emit(model_call(100))
+        os._exit(0 if e.flush() else 1)
+    assert os.waitpid(pid, 0)[1] == 0, round
+    e.close()
+"""
+    finish(start(tmp_path, script))
+
+
 def test_fork_loses_and_doubles_nothing_on_either_side(tmp_path: Path) -> None:
     script = """
 e = Emitter(home)
