@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_client.emitter import Emitter, set_emitter
 from agent_client.guard import never_raise, note_fault
 from agent_client.policy.posture import resolve
 from agent_client.runs import Payload, RunTracker
+
+if TYPE_CHECKING:
+    from agent_client.pusher import BackgroundPusher
 
 HOOKS: Final = {
     "on_session_start": RunTracker.on_session_start,
@@ -59,6 +62,7 @@ class HostContext(Protocol):
 _emitter: Emitter | None = None
 _tracker: RunTracker | None = None
 _pushing_pid = 0
+_pusher: BackgroundPusher | None = None
 
 
 @never_raise("plugin.register")
@@ -118,10 +122,12 @@ def _push_in_background(home: Path) -> None:
 
 @never_raise("plugin.push")
 def _push_later(home: Path) -> None:
+    global _pusher  # noqa: PLW0603  # one a process
     time.sleep(PUSH_AFTER_S)
     from agent_client.pusher import BackgroundPusher
 
-    BackgroundPusher(home).start()
+    _pusher = BackgroundPusher(home)
+    _pusher.start()
 
 
 def _is_recording() -> bool:

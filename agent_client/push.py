@@ -69,6 +69,9 @@ MAX_HOLD_S: Final = 3600.0
 BLOCKED_RETRY_S: Final = 3600.0
 """A batch refused for good is tried again hourly: the console may have been mended."""
 
+CHANCE: Final = random.SystemRandom().random
+"""Not the module's own generator: the host may have seeded that one."""
+
 _TRANSIENT: Final = frozenset({408, 425, 429})
 _NOT_THE_BATCH: Final = frozenset({403, 404, 405, 426})
 """Refusals that say nothing about the batch: a wrong address, a proxy, an old client."""
@@ -115,7 +118,7 @@ class Timing:
 
     clock_ns: Callable[[], int] = time.time_ns
     sleep: Callable[[float], None] = time.sleep
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = CHANCE
     max_attempts: int = MAX_ATTEMPTS
 
 

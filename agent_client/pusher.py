@@ -8,7 +8,6 @@ next round because ``push_once`` decides from the files each time.
 from __future__ import annotations
 
 import os
-import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 
 from agent_client import config
 from agent_client.guard import never_raise
-from agent_client.push import EXIT_CLOSED, EXIT_CREDENTIAL, PushResult, Timing, push_once
+from agent_client.push import CHANCE, EXIT_CLOSED, EXIT_CREDENTIAL, PushResult, Timing, push_once
 
 MAX_BATCHES: Final = 20
 """A round sends at most 100,000 rows, then lets the machine breathe."""
@@ -68,7 +67,7 @@ class BackgroundPusher:
 
     def _run(self) -> None:
         # A fleet that starts together (a reboot, a roll-out) must not push together.
-        delay_s = random.random() * self._interval()
+        delay_s = CHANCE() * self._interval()
         while not self._stopping.wait(delay_s):
             self._round()
             delay_s = self._delay_s()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import time
 import types
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent_client import emitter as emitter_module
-from agent_client import plugin
+from agent_client import plugin, pusher
 from tests.agent_client.builders import query
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.hooks import SESSION, Host
@@ -105,7 +104,7 @@ def test_a_process_that_lives_on_pushes_by_itself(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "PUSH_AFTER_S", 0.0)
-    monkeypatch.setattr(random, "random", lambda: 0.0)
+    monkeypatch.setattr(pusher, "CHANCE", lambda: 0.0)
     with LoopbackConsole() as console:
         enrolled(home, console)
         record(home)
@@ -113,6 +112,8 @@ def test_a_process_that_lives_on_pushes_by_itself(
         plugin.register(context)
         context.fire("on_session_start", session_id=SESSION, platform="cli")
         assert eventually(lambda: len(console.rows) >= 3)
+        assert plugin._pusher is not None
+        assert plugin._pusher.stop()
 
 
 def test_a_process_starts_one_push_thread(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
