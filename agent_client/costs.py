@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent_client.contract.tables import RUNS
+from agent_client.store import run_event
 
 STATE_DB: Final = "state.db"
 LOOK_BACK_S: Final = 3600.0
@@ -103,20 +103,10 @@ def reconciled_runs(
     connection: sqlite3.Connection, sessions: Iterable[SessionCost]
 ) -> list[dict[str, object]]:
     """Run events with their new cost, inside the caller's transaction."""
-    names = RUNS.column_names()
     events: list[dict[str, object]] = []
     for session in sessions:
         rows = connection.execute(_RUNS, (session.session_id,)).fetchall()
         for run_id, cost_usd in share(session, [RunCost(*row) for row in rows]).items():
-            row = connection.execute(
-                f"SELECT {', '.join(names)} FROM tel_runs WHERE run_id = ?", (run_id,)
-            ).fetchone()
-            events.append(
-                {
-                    "event": RUNS.event,
-                    **dict(zip(names, row, strict=True)),
-                    "estimated_cost_usd": round(cost_usd, 9),
-                    "cost_status": session.status,
-                }
-            )
+            priced = {"estimated_cost_usd": round(cost_usd, 9), "cost_status": session.status}
+            events.append({**(run_event(connection, run_id) or {}), **priced})
     return events

@@ -183,13 +183,13 @@ def _permissions(subject: _Subject) -> Iterator[Check]:
 
 
 def _store(subject: _Subject) -> Iterator[Check]:
-    from agent_client.store import DATABASE, Store, StoreError, folder_of
+    from agent_client.store import Store, StoreError, database_path
 
     sizes = health.snapshot(subject.home)
     if sizes.dead_spools:
         hint = "Run 'hermes-telemetry status': it takes in what ended processes left."
         yield Check("spool", "warn", f"{sizes.dead_spools} left by ended processes", hint)
-    if not (folder_of(subject.home) / DATABASE).exists():
+    if not database_path(subject.home).exists():
         yield Check("database", "ok", "nothing recorded yet")
         return
     try:

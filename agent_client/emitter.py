@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Final
 
 from agent_client.contract.events import EVENT_TYPES, Event
+from agent_client.files import make_private_dir, telemetry_dir
 from agent_client.guard import never_raise, note_fault
 from agent_client.journal import KINDS, Intake, Journal
 from agent_client.recovery import recover
 from agent_client.spool import CAPACITY_BYTES, MAX_PAYLOAD_BYTES, Chunk, Ring, Spool
-from agent_client.store import folder_of, make_folder
 from agent_client.subscribers import Batch, Subscriber
 
 BATCH_EVENTS: Final = 256
@@ -92,7 +92,6 @@ class Emitter:
 
     def _begin(self) -> None:
         """Fresh state: at construction, and in a forked child."""
-        self._pid = os.getpid()
         self._local = threading.local()
         self._free: deque[Ring] = deque()
         self._spool: Spool | None = None
@@ -193,9 +192,10 @@ class Emitter:
 
     def _open_spool(self) -> Spool:
         if self._spool is None:
+            folder = telemetry_dir(self.home)
             with contextlib.suppress(OSError):
-                make_folder(self.home)  # 0700 before anything is put into it
-            self._spool = Spool(folder_of(self.home) / "spool", capacity=self._capacity_bytes)
+                make_private_dir(folder)  # 0700 before anything is put into it
+            self._spool = Spool(folder / "spool", capacity=self._capacity_bytes)
         return self._spool
 
     def _unpark(self) -> None:

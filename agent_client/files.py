@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -65,17 +65,27 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     The temporary file is made with its final mode: a secret is at no time readable by others.
     """
     make_private_dir(path.parent)
+    replace_file(path, data, mode, lambda descriptor: _give_to_owner_of(path.parent, descriptor))
+
+
+def replace_file(
+    path: Path, data: bytes, mode: int, prepare: Callable[[int], None] = lambda _descriptor: None
+) -> None:
+    """Write beside a file, sync, and rename over it; the folder must be there.
+
+    ``prepare`` gets the descriptor of the new file, written and with its mode, before the rename.
+    Errors: OSError; nothing is left behind then.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)  # the umask may have taken bits away
+            prepare(file.fileno())
             os.fsync(file.fileno())
-        _give_to_owner_of(path.parent, temporary)
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
@@ -84,10 +94,26 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_dir(path.parent)
 
 
+def json_bytes(value: Mapping[str, object]) -> bytes:
+    """An object as the indented JSON that our files hold."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    return (text + "\n").encode("utf-8")
+
+
 def write_json(path: Path, value: Mapping[str, object], mode: int = 0o600) -> None:
     """Write an object as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    write_atomic(path, (text + "\n").encode("utf-8"), mode)
+    write_atomic(path, json_bytes(value), mode)
+
+
+def open_private(path: Path, flags: int = os.O_RDWR) -> int:
+    """A descriptor; a file that is made is 0600 and owned like its folder. Errors: OSError."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _give_to_owner_of(path.parent, descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def sync_dir(path: Path) -> None:
@@ -114,9 +140,8 @@ def set_aside(path: Path, suffix: str) -> Path:
 def exclusive_lock(path: Path) -> Iterator[bool]:
     """Hold an advisory lock on a file; yields False at once when another process holds it."""
     make_private_dir(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(path)
     try:
-        _give_to_owner_of(path.parent, path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -127,7 +152,7 @@ def exclusive_lock(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _give_to_owner_of(folder: Path, path: Path) -> None:
+def _give_to_owner_of(folder: Path, path: Path | int) -> None:
     if os.geteuid() != 0:
         return
     owner = folder.stat()

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent_client.files import telemetry_dir
 from agent_client.spool import known_processes, living_processes
-from agent_client.store import DATABASE, LOG, Store, folder_of
+from agent_client.store import DATABASE, LOG, Store, get_state
 
 REASONS: Final = ("overflow", "encode", "too_large", "invalid")
 """overflow: the oldest made room; encode, too_large: refused; invalid: logged, not indexed."""
@@ -50,10 +51,7 @@ def totals(connection: sqlite3.Connection) -> dict[str, int]:
 def stored(connection: sqlite3.Connection) -> int:
     """Events stored since recording began."""
     rings = connection.execute("SELECT total(stored) FROM tel_rings").fetchone()[0]
-    folded = connection.execute(
-        "SELECT value FROM tel_state WHERE key = 'ledger.stored'"
-    ).fetchone()
-    return int(rings) + (int(folded[0]) if folded else 0)
+    return int(rings) + int(get_state(connection, "ledger.stored") or 0)
 
 
 def losses(store: Store) -> dict[str, int]:
@@ -81,7 +79,7 @@ def mark_reported(store: Store, sent: Mapping[str, int]) -> None:
 
 def snapshot(home: Path) -> Snapshot:
     """Sizes and spools, read without opening the database."""
-    folder = folder_of(home)
+    folder = telemetry_dir(home)
     spool = folder / "spool"
     living = living_processes(spool)
     return Snapshot(

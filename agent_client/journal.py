@@ -25,9 +25,19 @@ from typing import Final
 from agent_client import schema
 from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import BY_EVENT, EVENT_TABLES, RUNS, Table
+from agent_client.files import open_private, telemetry_dir
 from agent_client.guard import note_fault
 from agent_client.spool import Chunk
-from agent_client.store import DATABASE, LOG, connect, folder_of, make_folder
+from agent_client.store import (
+    DATABASE,
+    LOG,
+    add_to_state,
+    connect,
+    database_path,
+    get_state,
+    make_folder,
+    put_state,
+)
 
 KINDS: Final = tuple(EVENT_TYPES)
 """A frame names its kind by position here; append only, or old spools read as other kinds."""
@@ -212,13 +222,12 @@ class Journal:
             return
         self.close()
         folder = make_folder(self.home)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._lock_fd = os.open(folder / LOCK, flags, 0o600)
-        self._log_fd = os.open(folder / LOG, flags, 0o600)
+        self._lock_fd = open_private(folder / LOCK)
+        self._log_fd = open_private(folder / LOG, os.O_RDWR | os.O_APPEND)
 
     def _is_in_place(self) -> bool:
         """Whether the files held are still those of the folder: its owner may have emptied it."""
-        folder = folder_of(self.home)
+        folder = telemetry_dir(self.home)
         try:
             return all(
                 os.path.samestat(os.fstat(fd), (folder / name).stat())
@@ -228,7 +237,7 @@ class Journal:
             return False
 
     def _database(self) -> sqlite3.Connection:
-        path = make_folder(self.home) / DATABASE
+        path = database_path(self.home)
         try:
             inode = path.stat().st_ino
         except FileNotFoundError:
@@ -291,7 +300,7 @@ class Journal:
 
 def set_database_aside(home: Path) -> Path | None:
     """Rename an unreadable database and its WAL; the next write fills a new one from the log."""
-    path = make_folder(home) / DATABASE
+    path = database_path(home)
     aside = path.with_name(f"{DATABASE}.corrupt-{time.time_ns()}")
     try:
         path.rename(aside)
@@ -358,10 +367,7 @@ def _index(connection: sqlite3.Connection, line: _Line) -> None:
     kind = str(line.event.get("event"))
     table = BY_EVENT.get(kind)
     if kind == UNREADABLE or (table is not None and not _upsert(connection, table, line)):
-        connection.execute(
-            "INSERT INTO tel_state VALUES ('loss.invalid', '1') "
-            "ON CONFLICT(key) DO UPDATE SET value = CAST(value AS INTEGER) + 1"
-        )
+        add_to_state(connection, "loss.invalid", 1)
     if line.ring_id:
         connection.execute(
             # A gap before k is what overflowed: frames are numbered without one. It is counted
@@ -427,12 +433,11 @@ _UPSERTS: Final = {table.name: _upsert_sql(table) for table in EVENT_TABLES}
 
 
 def _state_int(connection: sqlite3.Connection, key: str) -> int:
-    row = connection.execute("SELECT value FROM tel_state WHERE key = ?", (key,)).fetchone()
-    return int(row[0]) if row else 0
+    return int(get_state(connection, key) or 0)
 
 
 def _put_int(connection: sqlite3.Connection, key: str, value: int) -> None:
-    connection.execute("INSERT OR REPLACE INTO tel_state VALUES (?, ?)", (key, str(value)))
+    put_state(connection, {key: str(value)})
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -127,13 +127,13 @@ def health_of(home: Path) -> dict[str, object]:
     """What a check-in tells of this home's health; counts and sizes only. Never raises."""
     from agent_client import health
     from agent_client.credential import load_credential
-    from agent_client.store import DATABASE, Store, StoreError, folder_of
+    from agent_client.store import Store, StoreError, database_path
 
     found: dict[str, object] = {}
     try:
         sizes = health.snapshot(home)
         found = {"spool_bytes": sizes.spool_bytes, "database_bytes": sizes.database_bytes}
-        if not (folder_of(home) / DATABASE).exists():
+        if not database_path(home).exists():
             return found
         credential = load_credential(home)
         with Store(home) as store:

@@ -6,11 +6,11 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_client.contract.tables import RUNS
 from agent_client.costs import LOOK_BACK_S, read_costs, reconciled_runs
+from agent_client.files import telemetry_dir
 from agent_client.journal import Intake, Journal
 from agent_client.spool import dead_spools, known_processes, living_processes
-from agent_client.store import StoreError, folder_of, put_state
+from agent_client.store import StoreError, add_to_state, get_state, put_state, run_event
 
 _LAST_EVENT = """
 SELECT max(t) FROM (
@@ -46,7 +46,7 @@ def recover(home: Path, *, own_process_id: str = "") -> RecoveryReport:
     nothing, and makes no file, where nothing was ever recorded.
     Errors: StoreError.
     """
-    if not folder_of(home).is_dir():
+    if not telemetry_dir(home).is_dir():
         return RecoveryReport()
     journal = Journal(home)
     try:
@@ -57,7 +57,7 @@ def recover(home: Path, *, own_process_id: str = "") -> RecoveryReport:
             return _recover(home, journal, own_process_id)
     except (sqlite3.Error, OSError) as error:
         raise StoreError(
-            f"what is left in {folder_of(home) / 'spool'} cannot be stored "
+            f"what is left in {telemetry_dir(home) / 'spool'} cannot be stored "
             f"({type(error).__name__}); run 'hermes-telemetry doctor'"
         ) from error
     finally:
@@ -65,7 +65,7 @@ def recover(home: Path, *, own_process_id: str = "") -> RecoveryReport:
 
 
 def _recover(home: Path, journal: Journal, own_process_id: str) -> RecoveryReport:
-    folder = folder_of(home) / "spool"
+    folder = telemetry_dir(home) / "spool"
     spools = events = 0
     for spool in dead_spools(folder):
         try:
@@ -94,8 +94,7 @@ def _recover(home: Path, journal: Journal, own_process_id: str) -> RecoveryRepor
 
 
 def _reconcile_costs(home: Path, journal: Journal, connection: sqlite3.Connection) -> None:
-    row = connection.execute("SELECT value FROM tel_state WHERE key = 'cost.seen_s'").fetchone()
-    seen_s = float(row[0]) if row else 0.0
+    seen_s = float(get_state(connection, "cost.seen_s") or 0.0)
     sessions = read_costs(home, seen_s - LOOK_BACK_S)
     journal.append_events(connection, reconciled_runs(connection, sessions))
     newest_s = max((session.last_seen_s for session in sessions), default=seen_s)
@@ -104,21 +103,17 @@ def _reconcile_costs(home: Path, journal: Journal, connection: sqlite3.Connectio
 
 
 def _closing_event(connection: sqlite3.Connection, run_id: str) -> dict[str, object]:
-    names = RUNS.column_names()
-    row = connection.execute(
-        f"SELECT {', '.join(names)} FROM tel_runs WHERE run_id = ?", (run_id,)
-    ).fetchone()
+    event = run_event(connection, run_id)
     connection.execute("DELETE FROM tel_open_runs WHERE run_id = ?", (run_id,))
-    if row is None:
+    if event is None:
         return {}
-    event: dict[str, object] = {"event": RUNS.event, **dict(zip(names, row, strict=True))}
     last_ns = connection.execute(_LAST_EVENT, {"run": run_id}).fetchone()[0]
     error = connection.execute(_LAST_ERROR, (run_id,)).fetchone()
     has_failed = error is not None and error[1] == "none" and error[0] >= (last_ns or 0)
     model_calls, tool_calls, errors = connection.execute(_COUNTS, {"run": run_id}).fetchone()
     return {
         **event,
-        "end_ns": max(row[names.index("start_ns")], last_ns or 0),
+        "end_ns": max(event["start_ns"], last_ns or 0),  # type: ignore[call-overload]  # int by schema
         "end_reason": "failed" if has_failed else "abandoned",
         "model_call_count": model_calls,
         "tool_call_count": tool_calls,
@@ -140,9 +135,5 @@ def _fold_rings(connection: sqlite3.Connection, known: set[str]) -> None:
             ("loss.too_large", too_large),
         ):
             if count:
-                connection.execute(
-                    "INSERT INTO tel_state VALUES (?, ?) ON CONFLICT(key) "
-                    "DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
-                    (key, count),
-                )
+                add_to_state(connection, key, count)
         connection.execute("DELETE FROM tel_rings WHERE ring_id = ?", (ring_id,))

@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from agent_client import schema
-from agent_client.contract.tables import EVENT_TABLES, Table
+from agent_client.contract.tables import EVENT_TABLES, RUNS, Table
+from agent_client.files import make_private_dir, open_private, telemetry_dir
 
 BUSY_TIMEOUT_S: Final = 5.0
 """Six processes share one database: without it four in five writes were lost, with it none."""
-FOLDER: Final = "telemetry"
 DATABASE: Final = "telemetry.db"
 LOG: Final = "events.jsonl"
 
@@ -42,16 +42,16 @@ class Row:
         }
 
 
-def folder_of(home: Path) -> Path:
-    """Where everything of ours lies in a HERMES_HOME."""
-    return home / FOLDER
-
-
 def make_folder(home: Path) -> Path:
-    """The folder, made with mode 0700. Errors: OSError."""
-    folder = folder_of(home)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The local plane's folder, made when missing. Errors: OSError."""
+    folder = telemetry_dir(home)
+    make_private_dir(folder)
     return folder
+
+
+def database_path(home: Path) -> Path:
+    """Where the SQLite plane lies, whether it is there or not."""
+    return telemetry_dir(home) / DATABASE
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -59,7 +59,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
     Errors: sqlite3.Error, OSError.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(open_private(path))
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
@@ -87,7 +87,7 @@ class Store:
             schema.migrate(self.connection)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
-                f"{folder_of(home) / DATABASE} cannot be opened ({type(error).__name__}); "
+                f"{database_path(home)} cannot be opened ({type(error).__name__}); "
                 "run 'hermes-telemetry doctor'"
             ) from error
 
@@ -108,10 +108,7 @@ class Store:
 
     def state_get(self, key: str) -> str | None:
         """A value of our bookkeeping."""
-        row = self.connection.execute(
-            "SELECT value FROM tel_state WHERE key = ?", (key,)
-        ).fetchone()
-        return None if row is None else str(row[0])
+        return get_state(self.connection, key)
 
     def state_set(self, values: Mapping[str, str | None]) -> None:
         """Set (or, with None, delete) several keys in one transaction. Errors: StoreError."""
@@ -171,6 +168,30 @@ class Store:
         )
         for values in cursor:
             yield Row(table, values[0], values[1:])
+
+
+def get_state(connection: sqlite3.Connection, key: str) -> str | None:
+    """A bookkeeping value."""
+    row = connection.execute("SELECT value FROM tel_state WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def add_to_state(connection: sqlite3.Connection, key: str, count: int) -> None:
+    """Add to a bookkeeping counter inside the caller's transaction."""
+    connection.execute(
+        "INSERT INTO tel_state VALUES (?, ?) ON CONFLICT(key) "
+        "DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
+        (key, count),
+    )
+
+
+def run_event(connection: sqlite3.Connection, run_id: str) -> dict[str, object] | None:
+    """A stored run as the event that would make it; change what has changed and log it again."""
+    names = RUNS.column_names()
+    row = connection.execute(
+        f"SELECT {', '.join(names)} FROM tel_runs WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    return None if row is None else {"event": RUNS.event, **dict(zip(names, row, strict=True))}
 
 
 def put_state(connection: sqlite3.Connection, values: Mapping[str, str | None]) -> None:

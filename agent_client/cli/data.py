@@ -27,11 +27,11 @@ def run_insights(args: argparse.Namespace) -> int:
     from agent_client.insights import overview
     from agent_client.insights_text import render
     from agent_client.recovery import recover
-    from agent_client.store import DATABASE, Store, folder_of
+    from agent_client.store import Store, database_path
 
     home = home_of(args)
     recover(home)
-    if not (folder_of(home) / DATABASE).exists():
+    if not database_path(home).exists():
         if is_json(args):
             say_json({"has_data": False})
         else:

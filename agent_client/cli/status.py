@@ -86,15 +86,16 @@ def gather(home: Path) -> Status:
 
 def _recorded(home: Path, credential: Credential | None) -> Recorded:
     from agent_client import health
+    from agent_client.files import telemetry_dir
     from agent_client.recovery import recover
-    from agent_client.store import DATABASE, Store, StoreError, folder_of
+    from agent_client.store import Store, StoreError, database_path
 
     nothing = Recorded({}, 0, {}, Progress())
     try:
-        if not folder_of(home).exists():
+        if not telemetry_dir(home).exists():
             return nothing
         recover(home)
-        if not (folder_of(home) / DATABASE).exists():
+        if not database_path(home).exists():
             return nothing
         with Store(home) as store:
             progress = load_progress(store, credential.fleet_id if credential else "")

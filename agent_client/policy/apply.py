@@ -24,7 +24,7 @@ from typing import Final
 from agent_client.config import CONFIG_FILE, MAX_CONFIG_BYTES, parse_yaml
 from agent_client.contract.canonical import digest_of
 from agent_client.contract.policy_doc import Bundle
-from agent_client.files import read_bytes, set_aside, sync_dir
+from agent_client.files import json_bytes, read_bytes, replace_file, set_aside
 from agent_client.policy.leaves import find, leaves, pins_of, same
 from agent_client.policy.state import (
     OWNERSHIP_FILE,
@@ -213,11 +213,8 @@ def _not_writable(managed_dir: Path, error: OSError) -> ApplyError:
 
 
 def _write_record(managed_dir: Path, record: Ownership) -> None:
-    import json
-
-    text = json.dumps(ownership_document(record), indent=2, sort_keys=True, ensure_ascii=False)
     try:
-        _replace(managed_dir / OWNERSHIP_FILE, (text + "\n").encode("utf-8"))
+        _replace(managed_dir / OWNERSHIP_FILE, json_bytes(ownership_document(record)))
     except OSError as error:
         raise _not_writable(managed_dir, error) from error
 
@@ -229,29 +226,17 @@ def _replace(path: Path, data: bytes) -> None:
     would stay unseen by running agents.
     """
     try:
-        before = path.stat()
-        former_ns = before.st_mtime_ns
+        former_ns = path.stat().st_mtime_ns
     except FileNotFoundError:
         former_ns = 0
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), FILE_MODE)
-            now_ns = time.time_ns()
-            # A whole millisecond on: coarse file systems would round a nanosecond away.
-            changed_ns = now_ns if now_ns > former_ns else former_ns + 1_000_000
-            os.utime(file.fileno(), ns=(changed_ns, changed_ns))
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_dir(path.parent)
+
+    def date(descriptor: int) -> None:
+        now_ns = time.time_ns()
+        # A whole millisecond on: coarse file systems would round a nanosecond away.
+        changed_ns = now_ns if now_ns > former_ns else former_ns + 1_000_000
+        os.utime(descriptor, ns=(changed_ns, changed_ns))
+
+    replace_file(path, data, FILE_MODE, date)
 
 
 def _read(path: Path) -> bytes | None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from agent_client import health
 from agent_client.contract.events import ErrorEvent, ModelCallEvent, RunEvent, ToolCallEvent
+from agent_client.files import telemetry_dir
 from agent_client.journal import Intake, Journal
 from agent_client.spool import Chunk, Frame
-from agent_client.store import DATABASE, LOG, Store, folder_of
+from agent_client.store import DATABASE, LOG, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 START_NS = 1_795_340_710_000_000_000
@@ -86,7 +87,7 @@ def store_events(
 
 def query(home: Path, sql: str, *values: object) -> list[tuple[Anything, ...]]:
     """Rows of the home's database."""
-    path = folder_of(home) / DATABASE
+    path = telemetry_dir(home) / DATABASE
     with closing(sqlite3.connect(path, timeout=5)) as connection:
         return connection.execute(sql, values).fetchall()
 
@@ -109,7 +110,7 @@ def all_rows(home: Path) -> dict[str, list[tuple[Anything, ...]]]:
 def log_records(home: Path) -> list[dict[str, Anything]]:
     """The log's lines that are records."""
     found = []
-    for line in (folder_of(home) / LOG).read_bytes().splitlines():
+    for line in (telemetry_dir(home) / LOG).read_bytes().splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:

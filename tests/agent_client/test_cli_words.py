@@ -14,10 +14,11 @@ from agent_client.cli.network import result_text
 from agent_client.config import install_id_path
 from agent_client.contract.wire import PATH_DISCOVERY, PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEMETRY
 from agent_client.credential import credential_path
+from agent_client.files import telemetry_dir
 from agent_client.policy.allow import UNSAFE
 from agent_client.policy.state import load_state, save_state
 from agent_client.push import PushResult
-from agent_client.store import DATABASE, folder_of
+from agent_client.store import DATABASE
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import Fault, LoopbackConsole, sealed_root
 
@@ -100,7 +101,7 @@ def test_status_tells_of_a_changed_install_id(
 def test_status_survives_a_store_it_cannot_open(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = folder_of(home)
+    folder = telemetry_dir(home)
     folder.mkdir()
     (folder / DATABASE).mkdir()
     assert "Next: hermes-telemetry doctor" in said(capsys, "status")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from agent_client import health
 from agent_client.emitter import Emitter
+from agent_client.files import telemetry_dir
 from agent_client.health import Snapshot
 from agent_client.journal import Intake, Journal
 from agent_client.spool import Chunk, Spool
-from agent_client.store import Store, folder_of
+from agent_client.store import Store
 from tests.agent_client.builders import run_event, store_events
 
 
@@ -47,12 +48,12 @@ def test_events_that_came_from_no_recorder_are_not_in_its_ledger(tmp_path: Path)
 
 
 def test_a_snapshot_of_nothing_makes_nothing(tmp_path: Path) -> None:
-    assert health.snapshot(tmp_path) == Snapshot(folder_of(tmp_path), 0, 0, 0, 0, 0)
+    assert health.snapshot(tmp_path) == Snapshot(telemetry_dir(tmp_path), 0, 0, 0, 0, 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_snapshot_tells_the_living_from_the_dead(tmp_path: Path) -> None:
-    Spool(folder_of(tmp_path) / "spool", capacity=4096).abandon()
+    Spool(telemetry_dir(tmp_path) / "spool", capacity=4096).abandon()
     living = Emitter(tmp_path)
     living._recover_others = lambda: None  # type: ignore[method-assign]  # the dead stay for us to see
     living.emit(run_event())

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_client import insights, insights_text
+from agent_client.files import telemetry_dir
 from agent_client.insights import overview, percentile
-from agent_client.store import DATABASE, folder_of
+from agent_client.store import DATABASE
 from tests.agent_client.builders import (
     START_NS,
     error_event,
@@ -56,7 +57,7 @@ def filled(home: Path) -> Path:
 
 
 def database(home: Path) -> Path:
-    return folder_of(home) / DATABASE
+    return telemetry_dir(home) / DATABASE
 
 
 def summary(home: Path, since_ns: int | None = None) -> Summary:

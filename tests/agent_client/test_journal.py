@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from agent_client.contract.tables import TOOL_CALLS
+from agent_client.files import telemetry_dir
 from agent_client.journal import Journal, decode, set_database_aside
-from agent_client.store import DATABASE, LOG, folder_of
+from agent_client.store import DATABASE, LOG
 from tests.agent_client.builders import (
     Anything,
     all_rows,
@@ -109,7 +110,7 @@ def test_rebuild_gives_the_same_rows_and_leaves_the_books_alone(tmp_path: Path) 
 
 def test_rebuild_keeps_rows_that_the_log_no_longer_has(tmp_path: Path) -> None:
     store_events(tmp_path, model_call(0))
-    (folder_of(tmp_path) / LOG).write_bytes(b"")
+    (telemetry_dir(tmp_path) / LOG).write_bytes(b"")
     journal = Journal(tmp_path)
     assert journal.rebuild() == 0
     store_events(tmp_path, model_call(1))
@@ -129,7 +130,7 @@ def test_a_database_that_is_gone_is_filled_from_the_log(tmp_path: Path) -> None:
 
 def test_a_log_cut_by_other_hands_loses_no_row_and_goes_on(tmp_path: Path) -> None:
     store_events(tmp_path, model_call(0), model_call(1))
-    os.truncate(folder_of(tmp_path) / LOG, 10)
+    os.truncate(telemetry_dir(tmp_path) / LOG, 10)
     store_events(tmp_path, model_call(2))
     assert span_ids(tmp_path) == ["call-0", "call-1", "call-2"]
     assert log_records(tmp_path)[-1]["seq"] == 3
@@ -138,7 +139,7 @@ def test_a_log_cut_by_other_hands_loses_no_row_and_goes_on(tmp_path: Path) -> No
 def test_a_folder_emptied_under_a_running_writer_is_written_anew(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.write([intake(frame(model_call(0)))])
-    shutil.rmtree(folder_of(tmp_path))
+    shutil.rmtree(telemetry_dir(tmp_path))
     journal.write([intake(frame(model_call(1)), first_k=1)])
     journal.close()
     assert span_ids(tmp_path) == ["call-1"]
@@ -147,7 +148,7 @@ def test_a_folder_emptied_under_a_running_writer_is_written_anew(tmp_path: Path)
 
 def test_lines_that_are_no_records_are_passed_over(tmp_path: Path) -> None:
     store_events(tmp_path, model_call(0))
-    with (folder_of(tmp_path) / LOG).open("ab") as log:
+    with (telemetry_dir(tmp_path) / LOG).open("ab") as log:
         log.write(b'[]\n{}\n{"seq": "x"}\nnull\n' + b"[" * 100_000 + b"\n\xff\n")
     store_events(tmp_path, model_call(1))
     assert span_ids(tmp_path) == ["call-0", "call-1"]
@@ -157,7 +158,7 @@ def test_a_log_of_many_blocks_is_read_whole(tmp_path: Path) -> None:
     long = dict.fromkeys(("provider", "model", "base_url", "response_model"), "x" * 200)
     events = [model_call(number, **long) for number in range(1000)]
     store_events(tmp_path, *events)
-    assert (folder_of(tmp_path) / LOG).stat().st_size > 1 << 20
+    assert (telemetry_dir(tmp_path) / LOG).stat().st_size > 1 << 20
     set_database_aside(tmp_path)
     write(tmp_path, intake())
     assert len(span_ids(tmp_path)) == 1000
@@ -184,6 +185,6 @@ def test_a_forked_childs_journal_closes_files_and_not_the_database(tmp_path: Pat
 
 def test_files_are_the_owners_alone(tmp_path: Path) -> None:
     fill(tmp_path)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in folder_of(tmp_path).iterdir()}
-    assert folder_of(tmp_path).stat().st_mode & 0o777 == 0o700
+    modes = {path.name: path.stat().st_mode & 0o777 for path in telemetry_dir(tmp_path).iterdir()}
+    assert telemetry_dir(tmp_path).stat().st_mode & 0o777 == 0o700
     assert {modes[LOG], modes[DATABASE], modes["journal.lock"]} == {0o600}

@@ -9,9 +9,10 @@ import pytest
 
 from agent_client.contract.events import Event
 from agent_client.emitter import Emitter
+from agent_client.files import telemetry_dir
 from agent_client.recovery import RecoveryReport, recover
 from agent_client.spool import Spool, dead_spools
-from agent_client.store import DATABASE, StoreError, folder_of
+from agent_client.store import DATABASE, StoreError
 from tests.agent_client.builders import (
     START_NS,
     error_event,
@@ -167,8 +168,8 @@ def test_nothing_is_made_where_nothing_was_recorded(tmp_path: Path) -> None:
 
 
 def test_a_home_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
-    folder_of(tmp_path).mkdir()
-    (folder_of(tmp_path) / DATABASE).mkdir()
+    telemetry_dir(tmp_path).mkdir()
+    (telemetry_dir(tmp_path) / DATABASE).mkdir()
     with pytest.raises(StoreError, match="doctor"):
         recover(tmp_path)
 
@@ -189,6 +190,6 @@ def test_a_spool_that_cannot_be_stored_is_kept_for_later(
 
 
 def test_an_empty_spool_of_a_dead_process_is_removed(tmp_path: Path) -> None:
-    Spool(folder_of(tmp_path) / "spool").abandon()
+    Spool(telemetry_dir(tmp_path) / "spool").abandon()
     assert recover(tmp_path) == RecoveryReport(spools=1)
-    assert list((folder_of(tmp_path) / "spool").iterdir()) == []
+    assert list((telemetry_dir(tmp_path) / "spool").iterdir()) == []
