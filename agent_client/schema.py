@@ -12,7 +12,23 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from agent_client.contract.tables import EVENT_TABLES, Table
+from agent_client.contract.tables import (
+    CRON_EVENTS,
+    ERRORS,
+    FEEDBACK_EVENTS,
+    GATEWAY_EVENTS,
+    MEMORY_EVENTS,
+    MODEL_CALLS,
+    RUNS,
+    SKILL_EVENTS,
+    SPANS,
+    TOOL_CALLS,
+    Table,
+)
+
+# A migration names its tables: the contract's list grows, what was migrated does not.
+_FIRST: Final = (RUNS, MODEL_CALLS, TOOL_CALLS, ERRORS)
+_HAPPENINGS: Final = (GATEWAY_EVENTS, CRON_EVENTS, SKILL_EVENTS, MEMORY_EVENTS, FEEDBACK_EVENTS)
 
 _SEED: Final = """
 CREATE TABLE IF NOT EXISTS tel_runs (
@@ -74,13 +90,8 @@ def m001_seed(connection: sqlite3.Connection) -> None:
 
 def m002_added_columns(connection: sqlite3.Connection) -> None:
     """Columns past the reference: place in time and trace, lineage, and the ``seq`` cursor."""
-    for table in EVENT_TABLES:
-        present = _columns_of(connection, table.name)
-        for column in table.columns:
-            if column.name not in present:
-                connection.execute(
-                    f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.sqlite_type}"
-                )
+    for table in _FIRST:
+        _add_columns(connection, table)
     for name in _all_tables(connection):
         if "seq" not in _columns_of(connection, name):
             connection.execute(f"ALTER TABLE {name} ADD COLUMN seq INTEGER")
@@ -96,19 +107,50 @@ def m003_bookkeeping(connection: sqlite3.Connection) -> None:
 
 def m004_adopt_rows(connection: sqlite3.Connection) -> None:
     """Rows of a first-version database get a ``seq``, and errors an identity and a time."""
-    seq = 0
+    connection.execute("INSERT INTO tel_state VALUES ('seq', '0')")
+    _identify(connection, ERRORS)
+    for table in _FIRST:
+        _adopt(connection, table)
+
+
+def m005_happenings(connection: sqlite3.Connection) -> None:
+    """Spans and the five tables of happenings get what the first four got."""
+    for table in (SPANS, *_HAPPENINGS):
+        _add_columns(connection, table)
+    for table in _HAPPENINGS:
+        _identify(connection, table)
+        connection.execute(f"CREATE UNIQUE INDEX idx_{table.name}_span ON {table.name}(span_id)")
+        connection.execute(f"CREATE INDEX idx_{table.name}_run ON {table.name}(run_id)")
+    for table in (SPANS, *_HAPPENINGS):
+        _adopt(connection, table)
+
+
+def _add_columns(connection: sqlite3.Connection, table: Table) -> None:
+    present = _columns_of(connection, table.name)
+    for column in table.columns:
+        if column.name not in present:
+            connection.execute(
+                f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.sqlite_type}"
+            )
+
+
+def _identify(connection: sqlite3.Connection, table: Table) -> None:
+    """The reference numbers these rows; a number that a rebuild changes identifies nothing."""
     connection.execute(
-        "UPDATE tel_error_events SET span_id = 'seed-' || id, start_ns = ts_ns "
-        "WHERE span_id IS NULL"
+        f"UPDATE {table.name} SET span_id = 'seed-' || id, start_ns = ts_ns WHERE span_id IS NULL"
     )
-    for table in EVENT_TABLES:
-        for (rowid,) in connection.execute(
-            f"SELECT rowid FROM {table.name} WHERE seq IS NULL ORDER BY rowid"
-        ).fetchall():
-            seq += 1
-            connection.execute(f"UPDATE {table.name} SET seq = ? WHERE rowid = ?", (seq, rowid))
-        _place_children(connection, table)
-    connection.execute("INSERT INTO tel_state VALUES ('seq', ?)", (str(seq),))
+
+
+def _adopt(connection: sqlite3.Connection, table: Table) -> None:
+    """Rows without a ``seq`` get one, behind all that was given out."""
+    seq = int(connection.execute("SELECT value FROM tel_state WHERE key = 'seq'").fetchone()[0])
+    for (rowid,) in connection.execute(
+        f"SELECT rowid FROM {table.name} WHERE seq IS NULL ORDER BY rowid"
+    ).fetchall():
+        seq += 1
+        connection.execute(f"UPDATE {table.name} SET seq = ? WHERE rowid = ?", (seq, rowid))
+    _place_children(connection, table)
+    connection.execute("UPDATE tel_state SET value = ? WHERE key = 'seq'", (str(seq),))
 
 
 def _place_children(connection: sqlite3.Connection, table: Table) -> None:
@@ -125,6 +167,7 @@ MIGRATIONS: Final[tuple[Callable[[sqlite3.Connection], None], ...]] = (
     m002_added_columns,
     m003_bookkeeping,
     m004_adopt_rows,
+    m005_happenings,
 )
 
 

@@ -1,4 +1,4 @@
-"""The four events a recorder emits: run, model_call, tool_call, error.
+"""The events a recorder emits: run, model_call, tool_call, error, span, and five happenings.
 
 Field order is the storage order of ``tables``; a test holds the two together.
 No event has a field for message text, arguments, results or stack traces: what
@@ -13,10 +13,16 @@ from typing import ClassVar, Self
 
 from agent_client.contract.tables import (
     COUNT_MAX,
+    CRON_EVENTS,
     ERRORS,
+    FEEDBACK_EVENTS,
+    GATEWAY_EVENTS,
+    MEMORY_EVENTS,
     MODEL_CALLS,
     MS_MAX,
     RUNS,
+    SKILL_EVENTS,
+    SPANS,
     TIME_MAX_NS,
     TOOL_CALLS,
     USD_MAX,
@@ -40,6 +46,9 @@ ERROR_CLASSES = (
     "content_policy",
     "unknown",
 )
+SPAN_KINDS = ("turn", "subagent", "approval")
+SPAN_STATUSES = ("ok", "error", "interrupted", "denied", "abandoned")
+"""``abandoned``: its process died; the end is that of the last thing seen inside."""
 RECOVERIES = ("retried", "none")
 """``none``: the call was given up; a run whose last event is such an error has failed."""
 
@@ -207,9 +216,140 @@ class ErrorEvent(_Event):
     retry_count: int = 0
 
 
-Event = RunEvent | ModelCallEvent | ToolCallEvent | ErrorEvent
-EVENT_TYPES: dict[str, type[RunEvent | ModelCallEvent | ToolCallEvent | ErrorEvent]] = {
-    cls.TABLE.event: cls for cls in (RunEvent, ModelCallEvent, ToolCallEvent, ErrorEvent)
+@dataclass(frozen=True, slots=True)
+class SpanEvent(_Event):
+    """A stretch of a run that is no call: a turn, a subagent, a wait for approval.
+
+    ``attrs_json``: an object of names, counts and flags from a closed list; never content.
+    """
+
+    TABLE: ClassVar[Table] = SPANS
+
+    span_id: str
+    trace_id: str | None = None
+    run_id: str = ""
+    parent_span_id: str | None = None
+    name: str | None = None
+    kind: str | None = None
+    start_ns: int = 0
+    end_ns: int | None = None
+    status: str | None = None
+    attrs_json: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayEvent(_Event):
+    """A message that a gateway took in or gave out; who wrote it and what is not kept."""
+
+    TABLE: ClassVar[Table] = GATEWAY_EVENTS
+
+    span_id: str
+    run_id: str
+    ts_ns: int = 0
+    platform: str | None = None
+    direction: str | None = None
+    result: str | None = None
+    voice: bool | None = None
+    attachments: int | None = None
+    trace_id: str | None = None
+    parent_span_id: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CronEvent(_Event):
+    """A scheduled job that was made, changed, removed or run."""
+
+    TABLE: ClassVar[Table] = CRON_EVENTS
+
+    span_id: str
+    run_id: str
+    ts_ns: int = 0
+    kind: str | None = None
+    result: str | None = None
+    trace_id: str | None = None
+    parent_span_id: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkillEvent(_Event):
+    """A skill that was read or changed, by its name."""
+
+    TABLE: ClassVar[Table] = SKILL_EVENTS
+
+    span_id: str
+    run_id: str
+    ts_ns: int = 0
+    action: str | None = None
+    skill_name: str | None = None
+    trace_id: str | None = None
+    parent_span_id: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvent(_Event):
+    """A change of the agent's memory; what it remembers is not kept."""
+
+    TABLE: ClassVar[Table] = MEMORY_EVENTS
+
+    span_id: str
+    run_id: str
+    ts_ns: int = 0
+    action: str | None = None
+    result: str | None = None
+    trace_id: str | None = None
+    parent_span_id: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackEvent(_Event):
+    """What a person thought of an answer, as one word."""
+
+    TABLE: ClassVar[Table] = FEEDBACK_EVENTS
+
+    span_id: str
+    run_id: str
+    ts_ns: int = 0
+    kind: str | None = None
+    trace_id: str | None = None
+    parent_span_id: str | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+Event = (
+    RunEvent
+    | ModelCallEvent
+    | ToolCallEvent
+    | ErrorEvent
+    | SpanEvent
+    | GatewayEvent
+    | CronEvent
+    | SkillEvent
+    | MemoryEvent
+    | FeedbackEvent
+)
+EVENT_TYPES: dict[str, type[Event]] = {
+    cls.TABLE.event: cls
+    for cls in (
+        RunEvent,
+        ModelCallEvent,
+        ToolCallEvent,
+        ErrorEvent,
+        SpanEvent,
+        GatewayEvent,
+        CronEvent,
+        SkillEvent,
+        MemoryEvent,
+        FeedbackEvent,
+    )
 }
 
 

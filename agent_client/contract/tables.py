@@ -173,8 +173,69 @@ ERRORS: Final = Table(
         *_more("count", "status_code", "retry_count"),
     ),
 )
+SPANS: Final = Table(
+    "tel_spans",
+    "span",
+    "span_id",
+    "start_ns",
+    (
+        _key("span_id"),
+        *_seed("id", "trace_id"),
+        Column("run_id", "id", seed=True, required=True),
+        *_seed("id", "parent_span_id"),
+        *_seed("name", "name", "kind"),
+        Column("start_ns", "time", seed=True, required=True),
+        *_seed("time", "end_ns"),
+        *_seed("name", "status"),
+        *_seed("json", "attrs_json"),
+    ),
+)
 
-EVENT_TABLES: Final = (RUNS, MODEL_CALLS, TOOL_CALLS, ERRORS)
-"""The four kinds that travel today, parents first."""
+
+def _happening(name: str, event: str, *columns: Column) -> Table:
+    """A table of happenings: one moment each, with the identity and place the reference lacks."""
+    return Table(
+        name,
+        event,
+        "span_id",
+        "ts_ns",
+        (
+            _key("span_id", seed=False),
+            Column("run_id", "id", seed=True, required=True),
+            Column("ts_ns", "time", seed=True, required=True),
+            *columns,
+            *_more("id", "trace_id", "parent_span_id"),
+            *_more("time", "start_ns", "end_ns"),
+        ),
+    )
+
+
+GATEWAY_EVENTS: Final = _happening(
+    "tel_gateway_events",
+    "gateway",
+    *_seed("name", "platform", "direction", "result"),
+    *_seed("flag", "voice"),
+    *_seed("count", "attachments"),
+)
+CRON_EVENTS: Final = _happening("tel_cron_events", "cron", *_seed("name", "kind", "result"))
+SKILL_EVENTS: Final = _happening(
+    "tel_skill_events", "skill", *_seed("name", "action", "skill_name")
+)
+MEMORY_EVENTS: Final = _happening("tel_memory_events", "memory", *_seed("name", "action", "result"))
+FEEDBACK_EVENTS: Final = _happening("tel_feedback_events", "feedback", *_seed("name", "kind"))
+
+EVENT_TABLES: Final = (
+    RUNS,
+    MODEL_CALLS,
+    TOOL_CALLS,
+    ERRORS,
+    SPANS,
+    GATEWAY_EVENTS,
+    CRON_EVENTS,
+    SKILL_EVENTS,
+    MEMORY_EVENTS,
+    FEEDBACK_EVENTS,
+)
+"""Everything that is recorded, parents first. Append only: frames name their kind by position."""
 BY_NAME: Final = {table.name: table for table in EVENT_TABLES}
 BY_EVENT: Final = {table.event: table for table in EVENT_TABLES}

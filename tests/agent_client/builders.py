@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from agent_client import health
-from agent_client.contract.events import ErrorEvent, ModelCallEvent, RunEvent, ToolCallEvent
+from agent_client.contract.events import (
+    EVENT_TYPES,
+    ErrorEvent,
+    Event,
+    ModelCallEvent,
+    RunEvent,
+    SpanEvent,
+    ToolCallEvent,
+)
+from agent_client.contract.tables import EVENT_TABLES
 from agent_client.files import telemetry_dir
 from agent_client.journal import Intake, Journal
 from agent_client.spool import Chunk, Frame
@@ -75,9 +84,43 @@ def error_event(number: int = 0, **changes: Anything) -> ErrorEvent:
     return ErrorEvent(**{**defaults, **changes})
 
 
-def store_events(
-    home: Path, *events: RunEvent | ModelCallEvent | ToolCallEvent | ErrorEvent
-) -> None:
+def span_event(number: int = 0, **changes: Anything) -> SpanEvent:
+    defaults: dict[str, Anything] = {
+        "span_id": f"span-{number}",
+        "trace_id": "trace-0",
+        "run_id": "run-0",
+        "parent_span_id": "run-0",
+        "name": "turn",
+        "kind": "turn",
+        "start_ns": START_NS,
+        "end_ns": START_NS + SECOND_NS,
+        "status": "ok",
+    }
+    return SpanEvent(**{**defaults, **changes})
+
+
+def happening(event: str, number: int = 0, **changes: Anything) -> Event:
+    """A gateway, cron, skill, memory or feedback event."""
+    made: Anything = EVENT_TYPES[event]
+    defaults = {"span_id": f"{event}-{number}", "run_id": "run-0", "ts_ns": START_NS}
+    built: Event = made(**{**defaults, **changes})
+    return built
+
+
+def one_of_each() -> list[Event]:
+    """An event for every table, in the tables' order."""
+    kinds = [table.event for table in EVENT_TABLES[5:]]
+    return [
+        run_event(),
+        model_call(),
+        tool_call(),
+        error_event(),
+        span_event(),
+        *(happening(kind) for kind in kinds),
+    ]
+
+
+def store_events(home: Path, *events: Event) -> None:
     """Put events into log and database as the writer would, without a spool."""
     journal = Journal(home)
     with journal.locked() as connection:
@@ -102,8 +145,8 @@ def call_ids(first: int, after: int) -> list[str]:
 
 
 def all_rows(home: Path) -> dict[str, list[tuple[Anything, ...]]]:
-    """Every row of the four tables."""
-    tables = ("tel_runs", "tel_model_calls", "tel_tool_calls", "tel_error_events")
+    """Every row of the tables."""
+    tables = [table.name for table in EVENT_TABLES]
     return {table: query(home, f"SELECT * FROM {table} ORDER BY seq") for table in tables}
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import pytest
 
 from agent_client import export as export_module
 from agent_client.contract import redact
+from agent_client.contract.events import Event
 from agent_client.contract.tables import BY_NAME
 from agent_client.export import CONTENT_CLOSED, export, next_batch
 from agent_client.store import Store, StoreError
 from tests.agent_client.builders import (
     START_NS,
-    error_event,
     model_call,
-    run_event,
+    one_of_each,
     store_events,
     tool_call,
 )
@@ -34,8 +35,14 @@ def exported(home: Path, **options: Any) -> bytes:  # noqa: ANN401  # export's o
     return out.getvalue()
 
 
+def event_at(event: Event, at_ns: int) -> Event:
+    """The same event under another id and at another time."""
+    changes: dict[str, Any] = {event.TABLE.key: "later", event.TABLE.time: at_ns}
+    return replace(event, **changes)
+
+
 def filled(home: Path) -> Path:
-    store_events(home, run_event(), model_call(), tool_call(), error_event())
+    store_events(home, *one_of_each())
     return home
 
 
@@ -74,15 +81,10 @@ def test_the_report_counts_records_by_table(tmp_path: Path) -> None:
 def test_since_windows_every_table(tmp_path: Path) -> None:
     filled(tmp_path)
     new = START_NS + 100
-    store_events(
-        tmp_path,
-        run_event(1, start_ns=new, end_ns=new),
-        model_call(1, start_ns=new),
-        tool_call(1, start_ns=new),
-        error_event(1, ts_ns=new),
-    )
+    later = [event_at(event, new) for event in one_of_each()]
+    store_events(tmp_path, *later)
     records = [json.loads(line) for line in exported(tmp_path, since_ns=new).splitlines()]
-    assert [record["seq"] for record in records] == [5, 6, 7, 8]
+    assert [record["seq"] for record in records] == [*range(len(later) + 1, 2 * len(later) + 1)]
 
 
 @pytest.mark.parametrize("fmt", ["ndjson", "json"])

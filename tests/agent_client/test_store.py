@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_client.contract.tables import MODEL_CALLS, RUNS
+from agent_client.contract.tables import BY_NAME, EVENT_TABLES, MODEL_CALLS, RUNS
 from agent_client.store import DATABASE, Store, StoreError, make_folder
 from tests.agent_client.builders import (
     START_NS,
@@ -49,12 +49,8 @@ def test_an_empty_home_has_no_rows_and_no_seq(tmp_path: Path) -> None:
 
 def test_counts_and_cursor_see_every_row_once(tmp_path: Path) -> None:
     with Store(filled(tmp_path)) as store:
-        assert store.counts() == {
-            "tel_runs": 1,
-            "tel_model_calls": 1,
-            "tel_tool_calls": 1,
-            "tel_error_events": 1,
-        }
+        first = dict.fromkeys([table.name for table in EVENT_TABLES[:4]], 1)
+        assert store.counts() == {**dict.fromkeys(BY_NAME, 0), **first}
         assert store.last_seq() == 5
         assert [store.pending_count(seq) for seq in (0, 2, 5)] == [4, 3, 0]
 
