@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent_client.eventlog import log_files
 from agent_client.files import telemetry_dir
 from agent_client.spool import known_processes, living_processes
-from agent_client.store import DATABASE, LOG, Store, get_state
+from agent_client.store import DATABASE, Store, get_state
 
 REASONS: Final = ("overflow", "encode", "too_large", "invalid")
 """overflow: the oldest made room; encode, too_large: refused; invalid: logged, not indexed."""
@@ -84,7 +85,7 @@ def snapshot(home: Path) -> Snapshot:
     living = living_processes(spool)
     return Snapshot(
         folder=folder,
-        log_bytes=_size(folder / LOG),
+        log_bytes=sum(map(_size, log_files(folder))),
         database_bytes=_size(folder / DATABASE) + _size(folder / f"{DATABASE}-wal"),
         spool_bytes=sum(_size(path) for path in spool.glob("*/*.ring")),
         living_processes=len(living),
