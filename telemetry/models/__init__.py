@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
-from telemetry.models.events import EVENT_MODELS, ErrorEvent, EventRow, ModelCall, Run, ToolCall
+from telemetry.models.events import (
+    EVENT_MODELS,
+    CronEvent,
+    ErrorEvent,
+    EventRow,
+    FeedbackEvent,
+    GatewayEvent,
+    MemoryEvent,
+    ModelCall,
+    Run,
+    SkillEvent,
+    Span,
+    ToolCall,
+)
 from telemetry.models.rollups import (
     CELL_MODELS,
     Cell,
@@ -21,18 +34,24 @@ __all__ = [
     "EVENT_MODELS",
     "Cell",
     "ClosedPlane",
+    "CronEvent",
     "ErrorCell",
     "ErrorEvent",
     "EventRow",
+    "FeedbackEvent",
     "FillState",
+    "GatewayEvent",
     "IngestBatch",
     "InstallHour",
     "InstallIntake",
+    "MemoryEvent",
     "ModelCall",
     "ModelCell",
     "QuarantinedLine",
     "Run",
     "RunCell",
+    "SkillEvent",
+    "Span",
     "ToolCall",
     "ToolCell",
     "TouchedHour",

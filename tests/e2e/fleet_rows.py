@@ -58,6 +58,14 @@ def push_runs(install_id: UUID) -> None:
         rows.model_call(3, run_id=IMAGE, model=SCRIPT, provider=IMAGE),
         rows.tool_call(4, run_id=IMAGE, tool_name=IMAGE, result_class="error"),
         rows.error(5, run_id=IMAGE, error_class=SCRIPT, subsystem=BACKWARDS),
+        rows.span(
+            6, run_id=IMAGE, name=LONG, attrs_json='{"<b>x</b>": "<script>alert(1)</script>"}'
+        ),
+        rows.record("tel_skill_events", 7, run_id=IMAGE, skill_name=SCRIPT, action=IMAGE),
+        rows.record("tel_gateway_events", 8, run_id=IMAGE, platform=IMAGE, result=SCRIPT),
+        rows.record("tel_cron_events", 9, run_id=IMAGE, kind=SCRIPT, parent_span_id="span-6"),
+        rows.record("tel_memory_events", 10, run_id=IMAGE, action=LONG, parent_span_id="span-6"),
+        rows.record("tel_feedback_events", 11, run_id=IMAGE, kind=BACKWARDS),
     ]
     body = rows.body(*records, b'{"_kind": "<script>alert(1)</script>"}', b"not json")
     header = BatchHeader(

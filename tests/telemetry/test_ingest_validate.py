@@ -35,7 +35,7 @@ def refusal(line: bytes | Mapping[str, object]) -> tuple[str, str]:
 
 
 def test_one_record_of_each_kind_is_taken() -> None:
-    records = [make.run(), make.model_call(), make.tool_call(), make.error()]
+    records = make.one_of_each(NOW_NS)
     verdicts = judge(*records)
     assert verdicts.refused == []
     assert [verdicts.rows[table.name] for table in EVENT_TABLES] == [
