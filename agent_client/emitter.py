@@ -359,6 +359,10 @@ class Emitter:
         self._spool = None
         self._journal.close()
 
+    def inside_sqlite(self) -> threading.Lock:
+        """Held by a thread of ours while it is inside SQLite: a fork waits for it."""
+        return self._io
+
     @never_raise("emitter.fork")
     def before_fork(self) -> None:
         """Let the writer leave SQLite: its process-wide mutexes, copied locked, hang the child.

@@ -80,7 +80,8 @@ def test_only_the_named_hooks_are_subscribed_to(home: Path) -> None:
     plugin.register(context)
     names = [name for name, _ in context.hooks]
     assert sorted(names) == sorted(plugin.HOOKS)
-    assert not [name for name in names if name.startswith(("pre_", "transform_"))]
+    makes_the_host_work = [name for name in names if name.startswith(("pre_", "transform_"))]
+    assert makes_the_host_work == ["pre_approval_request"]  # which the host builds in any case
     assert context.commands == ["telemetry"]
 
 

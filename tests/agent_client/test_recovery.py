@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,18 +13,25 @@ import pytest
 from agent_client.contract.events import Event
 from agent_client.emitter import Emitter
 from agent_client.files import telemetry_dir
+from agent_client.journal import Journal
 from agent_client.recovery import RecoveryReport, recover
+from agent_client.spans import span_id_of
 from agent_client.spool import Spool, dead_spools
 from agent_client.store import DATABASE, StoreError
 from tests.agent_client.builders import (
+    SECOND_NS,
     START_NS,
+    Anything,
+    all_rows,
     error_event,
     finish,
+    happening,
     ledger,
     log_records,
     model_call,
     query,
     run_event,
+    span_event,
     start,
     tool_call,
 )
@@ -193,3 +203,133 @@ def test_an_empty_spool_of_a_dead_process_is_removed(tmp_path: Path) -> None:
     Spool(telemetry_dir(tmp_path) / "spool").abandon()
     assert recover(tmp_path) == RecoveryReport(spools=1)
     assert list((telemetry_dir(tmp_path) / "spool").iterdir()) == []
+
+
+def turn_call(number: int = 0, turn: str = "turn-1", **changes: Anything) -> Event:
+    return model_call(number, trace_id="trace-0", parent_span_id=turn, **changes)
+
+
+SPANS = (
+    "SELECT span_id, kind, status, run_id, trace_id, parent_span_id, start_ns, end_ns "
+    "FROM tel_spans ORDER BY seq"
+)
+
+
+def test_a_turn_its_process_did_not_live_to_end_is_abandoned(tmp_path: Path) -> None:
+    killed(
+        tmp_path,
+        open_run(),
+        turn_call(0, start_ns=START_NS + 1, end_ns=START_NS + 2),
+        tool_call(parent_span_id="turn-1", end_ns=LATER_NS),
+        model_call(1, parent_span_id="run-0"),
+    )
+    recover(tmp_path)
+    assert query(tmp_path, SPANS) == [
+        ("turn-1", "turn", "abandoned", "run-0", "trace-0", "run-0", START_NS, LATER_NS)
+    ]
+    (attributes,) = query(tmp_path, "SELECT attrs_json FROM tel_spans")[0]
+    assert json.loads(attributes) == {
+        "end_reason": "abandoned",
+        "model_call_count": 1,
+        "tool_call_count": 1,
+        "error_count": 0,
+    }
+
+
+def test_a_turn_that_ended_is_left_as_it_is(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), turn_call(), span_event(span_id="turn-1"), turn_call(1, "turn-2"))
+    recover(tmp_path)
+    spans = query(tmp_path, "SELECT span_id, status FROM tel_spans ORDER BY seq")
+    assert spans == [("turn-1", "ok"), ("turn-2", "abandoned")]
+
+
+def test_an_approval_or_a_message_alone_names_a_turn_too(tmp_path: Path) -> None:
+    killed(
+        tmp_path,
+        open_run(),
+        span_event(kind="approval", parent_span_id="turn-1"),
+        happening("gateway", parent_span_id="turn-2"),
+    )
+    recover(tmp_path)
+    turns = query(tmp_path, "SELECT span_id FROM tel_spans WHERE kind = 'turn' ORDER BY span_id")
+    assert turns == [("turn-1",), ("turn-2",)]
+    assert run_row(tmp_path)[:2] == ("abandoned", START_NS + SECOND_NS)
+
+
+def gave_up(number: int = 0, **changes: Anything) -> Event:
+    return error_event(number, trace_id="trace-0", parent_span_id="turn-1", **changes)
+
+
+def failed_run(**changes: Anything) -> Event:
+    return run_event(end_reason="failed", **changes)
+
+
+def test_a_turn_that_gave_up_with_no_end_signal_at_all_is_an_error(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), gave_up(ts_ns=LATER_NS, start_ns=START_NS), failed_run())
+    assert recover(tmp_path).runs_closed == 0
+    assert query(tmp_path, SPANS) == [
+        ("turn-1", "turn", "error", "run-0", "trace-0", "run-0", START_NS, LATER_NS)
+    ]
+
+
+def test_a_turn_that_gave_up_and_went_on_was_abandoned_later(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(), gave_up(), turn_call(end_ns=LATER_NS))
+    recover(tmp_path)
+    assert query(tmp_path, "SELECT status FROM tel_spans") == [("abandoned",)]
+
+
+def test_a_living_process_may_yet_try_another_provider(tmp_path: Path) -> None:
+    living = Emitter(tmp_path)
+    for event in (open_run(), gave_up(ts_ns=time.time_ns()), failed_run()):
+        living.emit(event)
+    assert living.flush()
+    recover(tmp_path)
+    assert query(tmp_path, SPANS) == []
+    living.close()
+    recover(tmp_path)
+    assert query(tmp_path, "SELECT span_id, status FROM tel_spans") == [("turn-1", "error")]
+
+
+def test_a_subagent_that_died_with_its_parent_is_a_span_of_the_parents_turn(
+    tmp_path: Path,
+) -> None:
+    child = open_run(1, trace_id="trace-0", parent_run_id="run-0", start_ns=START_NS + 1)
+    killed(tmp_path, open_run(), turn_call(), child, model_call(2, run_id="run-1", end_ns=LATER_NS))
+    recover(tmp_path)
+    assert query(tmp_path, SPANS)[1:] == [
+        (
+            span_id_of("run-1", "subagent"),
+            "subagent",
+            "abandoned",
+            "run-0",
+            "trace-0",
+            "turn-1",
+            START_NS + 1,
+            LATER_NS,
+        )
+    ]
+
+
+def test_a_subagent_that_stopped_is_not_told_of_again(tmp_path: Path) -> None:
+    child = open_run(1, trace_id="trace-0", parent_run_id="run-0")
+    stopped = span_event(span_id=span_id_of("run-1", "subagent"), kind="subagent")
+    killed(tmp_path, open_run(), child, stopped)
+    recover(tmp_path)
+    assert query(tmp_path, "SELECT status FROM tel_spans") == [("ok",)]
+
+
+def test_recovered_spans_are_made_once_by_however_many_and_survive_a_rebuild(
+    tmp_path: Path,
+) -> None:
+    killed(tmp_path, open_run(), turn_call(), open_run(1, parent_run_id="run-0"), turn_call(1))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: recover(tmp_path), range(8)))
+    rows, records = all_rows(tmp_path), log_records(tmp_path)
+    assert len(rows["tel_spans"]) == 2
+    assert len([record for record in records if record["event"] == "span"]) == 2
+    journal = Journal(tmp_path)
+    journal.rebuild()
+    journal.close()
+    assert all_rows(tmp_path) == rows
+    recover(tmp_path)
+    assert log_records(tmp_path) == records

@@ -1,0 +1,139 @@
+"""What a dead process owes: its open runs closed, and the spans it did not live to end.
+
+Reads rows and makes events; the caller, who holds the journal's lock, stores them. A span that
+is there is not made again, so this may be done twice, by several, and after a rebuild.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Final
+
+from agent_client.contract.events import SpanEvent
+from agent_client.spans import span_id_of, subagent_span, turn_span
+from agent_client.store import run_event
+
+FALLBACK_S: Final = 900.0
+"""A request given up may be tried with another provider, by a process that lives. Its turn is
+taken for over when nothing was heard of it for as long as the slowest model takes."""
+
+_LAST_EVENT = """
+SELECT max(t) FROM (
+  SELECT max(coalesce(end_ns, start_ns)) AS t FROM tel_model_calls WHERE run_id = :run
+  UNION ALL SELECT max(coalesce(end_ns, start_ns)) FROM tel_tool_calls WHERE run_id = :run
+  UNION ALL SELECT max(coalesce(end_ns, start_ns)) FROM tel_spans WHERE run_id = :run
+  UNION ALL SELECT max(ts_ns) FROM tel_error_events WHERE run_id = :run)
+"""
+_COUNTS = """
+SELECT (SELECT count(*) FROM tel_model_calls WHERE run_id = :run),
+       (SELECT count(*) FROM tel_tool_calls WHERE run_id = :run),
+       (SELECT count(*) FROM tel_error_events WHERE run_id = :run)
+       + (SELECT count(*) FROM tel_tool_calls
+          WHERE run_id = :run AND result_class IN ('error', 'timeout'))
+"""
+_LAST_ERROR = """
+SELECT ts_ns, recovery FROM tel_error_events WHERE run_id = ? ORDER BY ts_ns DESC LIMIT 1
+"""
+_GIVEN_UP = """
+SELECT DISTINCT run_id FROM tel_error_events e
+WHERE recovery = 'none' AND ts_ns <= ? AND parent_span_id <> run_id
+  AND NOT EXISTS (SELECT 1 FROM tel_spans s WHERE s.span_id = e.parent_span_id)
+  AND EXISTS (SELECT 1 FROM tel_runs r WHERE r.run_id = e.run_id AND r.end_ns IS NOT NULL)
+"""
+_MISSING_TURNS = """
+SELECT parent_span_id, max(trace_id), min(start_ns), max(end_ns),
+       max(CASE WHEN gave_up THEN end_ns ELSE 0 END) = max(end_ns),
+       total(kind = 'model'), total(kind = 'tool'), total(is_fault)
+FROM (
+  SELECT parent_span_id, trace_id, start_ns, coalesce(end_ns, start_ns) AS end_ns,
+         'model' AS kind, 0 AS is_fault, 0 AS gave_up
+  FROM tel_model_calls WHERE run_id = :run
+  UNION ALL SELECT parent_span_id, trace_id, start_ns, coalesce(end_ns, start_ns), 'tool',
+         result_class IN ('error', 'timeout'), 0 FROM tel_tool_calls WHERE run_id = :run
+  UNION ALL SELECT parent_span_id, trace_id, coalesce(start_ns, ts_ns), ts_ns, 'error', 1,
+         recovery = 'none' FROM tel_error_events WHERE run_id = :run
+  UNION ALL SELECT parent_span_id, trace_id, start_ns, coalesce(end_ns, start_ns), 'span', 0, 0
+         FROM tel_spans WHERE run_id = :run AND kind <> 'turn'
+  UNION ALL SELECT parent_span_id, trace_id, ts_ns, ts_ns, 'message', 0, 0
+         FROM tel_gateway_events WHERE run_id = :run) c
+WHERE parent_span_id <> :run
+  AND NOT EXISTS (SELECT 1 FROM tel_spans s WHERE s.span_id = c.parent_span_id)
+GROUP BY parent_span_id
+"""
+_LAST_TURN_BEFORE = """
+SELECT span_id FROM tel_spans WHERE run_id = ? AND kind = 'turn' AND start_ns <= ?
+ORDER BY start_ns DESC LIMIT 1
+"""
+
+
+def closing_event(connection: sqlite3.Connection, run_id: str) -> dict[str, object] | None:
+    """A run whose process is gone as it ended: failed after a request given up, else abandoned."""
+    event = run_event(connection, run_id)
+    if event is None:
+        return None
+    last_ns = connection.execute(_LAST_EVENT, {"run": run_id}).fetchone()[0]
+    error = connection.execute(_LAST_ERROR, (run_id,)).fetchone()
+    has_failed = error is not None and error[1] == "none" and error[0] >= (last_ns or 0)
+    model_calls, tool_calls, errors = connection.execute(_COUNTS, {"run": run_id}).fetchone()
+    return {
+        **event,
+        "end_ns": max(event["start_ns"], last_ns or 0),  # type: ignore[call-overload]  # int by schema
+        "end_reason": "failed" if has_failed else "abandoned",
+        "model_call_count": model_calls,
+        "tool_call_count": tool_calls,
+        "error_count": max(event["error_count"] or 0, errors),  # type: ignore[call-overload,unused-ignore]  # int by schema
+    }
+
+
+def given_up_runs(connection: sqlite3.Connection, *, has_living: bool) -> list[str]:
+    """Runs that are closed and hold a turn which gave up and was heard of no more.
+
+    ``hermes -z`` ends so: the run says failed, and nothing tells of the turn's end.
+    """
+    patience_s = FALLBACK_S if has_living else 0.0
+    until_ns = time.time_ns() - int(patience_s * 1e9)
+    return [row[0] for row in connection.execute(_GIVEN_UP, (until_ns,)).fetchall()]
+
+
+def missing_turns(
+    connection: sqlite3.Connection, run_id: str, *, only_given_up: bool = False
+) -> list[SpanEvent]:
+    """The turns that a run's rows name and that have no span, from the first row to the last."""
+    found = connection.execute(_MISSING_TURNS, {"run": run_id}).fetchall()
+    return [
+        turn_span(
+            span_id,
+            run_id,
+            trace_id,
+            (start_ns, end_ns),
+            "failed" if gave_up else "abandoned",
+            model_call_count=int(model_calls),
+            tool_call_count=int(tool_calls),
+            error_count=int(faults),
+        )
+        for span_id, trace_id, start_ns, end_ns, gave_up, model_calls, tool_calls, faults in found
+        if gave_up or not only_given_up
+    ]
+
+
+def missing_subagent(connection: sqlite3.Connection, run_id: str) -> SpanEvent | None:
+    """The span of a subagent's run in its parent's, where no stop told of it."""
+    child = run_event(connection, run_id)
+    parent_id = child and child["parent_run_id"]
+    if child is None or not isinstance(parent_id, str):
+        return None
+    span_id = span_id_of(run_id, "subagent")
+    if connection.execute("SELECT 1 FROM tel_spans WHERE span_id = ?", (span_id,)).fetchone():
+        return None
+    start_ns, end_ns = child["start_ns"], child["end_ns"]
+    assert isinstance(start_ns, int)  # noqa: S101  # by schema
+    turn = connection.execute(_LAST_TURN_BEFORE, (parent_id, start_ns)).fetchone()
+    return subagent_span(
+        run_id,
+        parent_id,
+        str(child["trace_id"]),
+        turn[0] if turn else None,
+        (start_ns, end_ns if isinstance(end_ns, int) else start_ns),
+        "abandoned",
+    )
