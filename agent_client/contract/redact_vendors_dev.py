@@ -43,7 +43,7 @@ AI_ROWS: tuple[VendorRow, ...] = (
     ("browserbase", r"bb_(?:live|test)_[\w-]{16,}", "bb_", "bb_live_<w27>", "bb_live_"),
     (
         "langsmith",
-        r"lsv2_(?:pt|sk)_[0-9a-f]{32}_[0-9a-f]{10}",
+        r"lsv2_(?:pt|sk)_[0-9a-fA-F]{32}_[0-9a-fA-F]{10}",
         "lsv2_",
         "lsv2_pt_<h32>_<h10>",
         "lsv2_pt_x",
@@ -73,7 +73,7 @@ AI_ROWS: tuple[VendorRow, ...] = (
     ("byterover", r"brv_[0-9A-Za-z]{24,}", "brv_", "brv_<w32>", "brv_x"),
     ("retell", r"retell_[0-9a-f]{32,}", "retell_", "retell_<h32>", "retell_x"),
     ("deepgram-project", r"dgp_[0-9A-Za-z]{32,}", "dgp_", "dgp_<w40>", "dgp_x"),
-    ("runpod", r"rpa_[0-9A-Z]{30,}\w*", "rpa_", "rpa_<A40><w6>", "rpa_short"),
+    ("runpod", r"rpa_[0-9A-Za-z]{30,}", "rpa_", "rpa_<A40><w6>", "rpa_short"),
     ("mem0", r"m0-[0-9A-Za-z]{32,}", "m0-", "m0-<w40>", "m0-x"),
     ("lightning", r"sk-lit-[0-9A-Za-z-]{30,}", "sk-lit-", "sk-lit-<w36>", "sk-lit-x"),
     ("e2b", r"e2b_[0-9a-f]{40}", "e2b_", "e2b_<h40>", "e2b_x"),
@@ -139,7 +139,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("pypi", r"pypi-AgE[\w-]{50,}", "pypi-AgE", "pypi-AgEIcHlwaS5vcmc<b70>", "pypi-x"),
     ("rubygems", r"rubygems_[0-9a-f]{40,}", "rubygems_", "rubygems_<h48>", "rubygems_x"),
     ("crates", r"cio[0-9A-Za-z]{32}\b", "cio", "cio<w32>", "cioppino"),
-    ("clojars", r"CLOJARS_[0-9a-f]{40,}", "CLOJARS_", "CLOJARS_<h60>", "CLOJARS_x"),
+    ("clojars", r"CLOJARS_[0-9a-z]{40,}", "CLOJARS_", "CLOJARS_<h60>", "CLOJARS_x"),
     ("nuget", r"oy2[0-9a-z]{43}\b", "oy2", "oy2<a43>", "oy2x"),
     ("dockerhub", r"dckr_(?:pat|oat)_[\w-]{20,}", "dckr_", "dckr_pat_<w27>", "dckr_x"),
     (
@@ -160,7 +160,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ),
     (
         "sourcegraph",
-        r"sg[pd]_(?:[0-9a-f]{16}_|local_)?[0-9a-f]{40}",
+        r"sg[pd]_(?:[0-9a-fA-F]{16}_|local_)?[0-9a-fA-F]{40}",
         "sg[pd]_",
         "sgp_<h40>",
         "sgp_x",
@@ -168,7 +168,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("snyk", r"snyk_(?:uat|sat)\.[\w.-]{20,}", "snyk_", "snyk_uat.<w30>", "snyk_x"),
     ("sonar", r"sq[upa]_[0-9a-f]{40}", "sq[upa]_", "squ_<h40>", "sqa_x"),
     ("circleci", r"CCIP(?:AT|RJ)_\w{20,}", "CCIP", "CCIPAT_<w22>_<h40>", "CCIPAT_x"),
-    ("buildkite", r"bk(?:ua|at|pt|ct|rt)_[0-9a-f]{40}", "bk[a-z]t?", "bkua_<h40>", "bkua_x"),
+    ("buildkite", r"bk(?:ua|at|pt|ct|rt)_[\w-]{36,}", "bk[a-z]t?", "bkua_<h40>", "bkua_x"),
     ("travis-pro", r"tvs_[0-9A-Za-z]{22,}", "tvs_", "tvs_<w22>", "tvs_x"),
     ("codeship", r"cdsp_[0-9A-Za-z]{24,}", "cdsp_", "cdsp_<w32>", "cdsp_x"),
     (
@@ -199,7 +199,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("gitguardian", r"ggtt-[a-z]-[0-9A-Za-z]{30,}", "ggtt-", "ggtt-v-<w40>", "ggtt-x"),
     ("expo", r"expo_[\w-]{32,}", "expo_", "expo_<w40>", "expo_go"),
     ("netlify", r"nf[pcou]_[0-9A-Za-z]{30,}", "nf[pcou]_", "nfp_<w36>", "nfp_x"),
-    ("vercel", r"vc[pikra]_[0-9A-Za-z]{50,}", "vc[pikra]_", "vck_<w56>", "vcp_x"),
+    ("vercel", r"vc[pikra]_[\w-]{50,}", "vc[pikra]_", "vck_<w56>", "vcp_x"),
     ("flyio", r"(?:FlyV1 )?fm\d[ar]?_[\w+/=-]{40,}", "fm\\d", "FlyV1 fm2_<s80>", "fm2_x"),
     ("flyio-v1", r"FlyV1 [\w+/=.,-]{40,}|fo1_[\w-]{40,}", "FlyV1 fo1_", "fo1_<b43>", "fo1_x"),
     ("render", r"rnd_[0-9A-Za-z]{24,}", "rnd_", "rnd_<w32>", "rnd_x"),
@@ -223,7 +223,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("cloudsmith", r"csa_[0-9A-Za-z]{36,}", "csa_", "csa_<w40>", "csa_x"),
     (
         "harness",
-        r"[ps]at\.[\w-]{22}\.[0-9a-f]{24}\.\w{20}",
+        r"[ps]at\.[\w-]{22}\.\w{24}\.\w{20}",
         r"[ps]at\.",
         "pat.<w22>.<h24>.<w20>",
         "pat.x",
