@@ -11,9 +11,9 @@ from agent_client.contract.redact_shapes import SHAPE_RULES
 from agent_client.contract.redact_vendors_cloud import CLOUD_ROWS
 from agent_client.contract.redact_vendors_dev import AI_ROWS, CODE_ROWS
 from agent_client.contract.redact_vendors_saas import MESSAGE_ROWS, PAYMENT_ROWS
-from agent_client.contract.redact_vendors_tail import TAIL_ROWS
+from agent_client.contract.redact_vendors_tail import EXACT_RULES, TAIL_ROWS
 
 VENDOR_RULES: tuple[Rule, ...] = vendor_rules(
     AI_ROWS + CODE_ROWS + CLOUD_ROWS + PAYMENT_ROWS + MESSAGE_ROWS + TAIL_ROWS
 )
-ALL_RULES: tuple[Rule, ...] = VENDOR_RULES + SHAPE_RULES + PROSE_RULES
+ALL_RULES: tuple[Rule, ...] = VENDOR_RULES + EXACT_RULES + SHAPE_RULES + PROSE_RULES

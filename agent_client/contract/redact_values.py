@@ -225,6 +225,8 @@ def is_secret(value: str, judge: str, floor_bits: float) -> bool:
     """The judgement a rule names in its `judge` column."""
     if judge == "shape":
         return is_generated(value, floor_bits)
+    if judge == "exact":
+        return "example" not in value.lower()
     if judge == "opaque":
         return is_opaque(value)
     if judge == "strong":

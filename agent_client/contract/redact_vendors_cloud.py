@@ -72,7 +72,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
         "ocid1.credential.oc1..<a60>",
         "ocid1.user.oc1",
     ),
-    ("exoscale", r"EXO[0-9A-Za-z]{24}\b", "EXO", "EXO<h24>", "EXOabc123"),
+    ("exoscale", r"EXO[0-9A-Za-z]{24,32}\b", "EXO", "EXO<h24>", "EXOabc123"),
     ("scaleway", r"SCW[0-9A-Z]{17}\b", "SCW", "SCW<A17>", "SCWX"),
     ("scalingo", r"tk-us-[\w-]{40,}", "tk-us-", "tk-us-<b48>", "tk-us-x"),
     ("upcloud", r"ucat_[0-9A-Za-z]{24,}", "ucat_", "ucat_<A26>", "ucat_x"),
@@ -85,7 +85,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
         "v1.0-beta",
     ),
     ("databricks", r"dapi[0-9a-f]{32}(?:-\d)?|dose[0-9a-f]{32}", "dapi dose", "dapi<h32>", "dapix"),
-    ("datastax", r"AstraCS:[\w:+/=-]{24,}", "AstraCS:", "AstraCS:<w24>:<h64>", "AstraCS:x"),
+    ("datastax", r"AstraCS:[\w:+/=-]{16,}", "AstraCS:", "AstraCS:<w24>:<h64>", "AstraCS:x"),
     ("cockroach", r"CCDB1_\w{20,}", "CCDB1_", "CCDB1_<w22>_<w40>", "CCDB1_x"),
     (
         "mongodb-atlas",
@@ -211,7 +211,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
     ("zuplo", r"zpka_[0-9a-z]{20,}_[0-9a-z]{8}", "zpka_", "zpka_<h32>_<h8>", "zpka_x"),
     (
         "workato",
-        r"wrk(?:a|aeu|asg|aau|ajp|aus)?-eyJ[\w.+/=-]{60,}",
+        r"wrk[a-z]{0,4}-eyJ[\w.+/=-]{40,}",
         "wrk[a-z]*-eyJ",
         "wrka-eyJ<b120>",
         "wrka-x",

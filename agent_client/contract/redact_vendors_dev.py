@@ -153,7 +153,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("artifactory-password", r"AP[0-9A-F][0-9A-Za-z]{8,}", "AP[0-9A-F]", "AP6<w40>", "AP6xx"),
     (
         "artifactory-reference",
-        r"cmVmd[GHIJKLMNOPQRSTUVWXYZa-z][0-9A-Za-z]{58,}",
+        r"cmVmd[0-9A-Za-z]{59,}",
         "cmVmd",
         "cmVmdGtu<w58>",
         "cmVmdx",
@@ -168,7 +168,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("snyk", r"snyk_(?:uat|sat)\.[\w.-]{20,}", "snyk_", "snyk_uat.<w30>", "snyk_x"),
     ("sonar", r"sq[upa]_[0-9a-f]{40}", "sq[upa]_", "squ_<h40>", "sqa_x"),
     ("circleci", r"CCIP(?:AT|RJ)_\w{20,}", "CCIP", "CCIPAT_<w22>_<h40>", "CCIPAT_x"),
-    ("buildkite", r"bk(?:ua|at|pt|ct|rt)_[\w-]{36,}", "bk[a-z]t?", "bkua_<h40>", "bkua_x"),
+    ("buildkite", r"bk(?:ua|at|pt|ps|ct|rt)_[\w-]{36,}", "bk[a-z]t?", "bkua_<h40>", "bkua_x"),
     ("travis-pro", r"tvs_[0-9A-Za-z]{22,}", "tvs_", "tvs_<w22>", "tvs_x"),
     ("codeship", r"cdsp_[0-9A-Za-z]{24,}", "cdsp_", "cdsp_<w32>", "cdsp_x"),
     (

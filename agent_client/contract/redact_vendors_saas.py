@@ -18,7 +18,7 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
     ("stripe-webhook", r"whsec_[\w+/=]{24,}", "whsec_", "whsec_<w32>", "whsec_x"),
     (
         "square",
-        r"sq0(?:atp|csp|idp|idb)-[\w-]{20,}|EAAA[\w+=-]{56,}",
+        r"sq0(?:atp|csp|idp|idb)-[\w-]{20,}|EAAA[\w+=-]{44,}",
         "sq0 EAAA",
         "sq0atp-<b22>",
         "sq0atp-x",
@@ -71,7 +71,7 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
     ),
     (
         "lemon-polar",
-        r"polar_(?:pat|oat|at|ot|whs|rt|cs|ci)_[\w-]{24,}",
+        r"polar_(?:pat|oat|at|ot|whs|rt|cs|ci)_[\w-]{20,}",
         "polar_",
         "polar_oat_<b43>",
         "polar_at_x",
@@ -99,11 +99,11 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
         "mercury_production_x",
     ),
     ("ramp", r"ramp_(?:sec|id|tok|bus)_[0-9A-Za-z]{32,}", "ramp_", "ramp_sec_<w48>", "ramp_sec_x"),
-    ("proof", r"prf_(?:cli|tok)_[\w-]{24,}", "prf_", "prf_cli_<w36>", "prf_cli_x"),
+    ("proof", r"prf_(?:(?:cli|tok)_)?[\w-]{24,}", "prf_", "prf_cli_<w36>", "prf_cli_x"),
     ("rainforest", r"(?:sbx_)?apikey_[0-9a-f]{48,}", "apikey_", "apikey_<h64>", "apikey_x"),
     (
         "persona",
-        r"persona_(?:production|sandbox)_[\w-]{30,}",
+        r"persona_(?:production|sandbox)_[\w-]{24,}",
         "persona_",
         "persona_sandbox_<w36>",
         "persona_sandbox_x",
@@ -157,7 +157,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ),
     (
         "slack-app",
-        r"xapp-\d-[0-9A-Z]{6,}-\d{3,}-[0-9a-z]{8,}",
+        r"xapp-\d-[0-9A-Z]{2,}-\d+-[0-9a-z]{8,}",
         "xapp-",
         "xapp-1-<A11>-<d13>-<h64>",
         "xapp-1",
@@ -198,7 +198,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
         "https://hooks.zapier.com/hooks/catch/<d7>/<a7>",
         "https://hooks.zapier.com",
     ),
-    ("twilio", r"(?:SK|AC)[0-9a-fA-F]{32}\b", "SK[0-9a-f] AC[0-9a-f]", "SK<h32>", "SKIP"),
+    ("twilio", r"(?:SK|AC)[0-9a-fA-F]{32}\b", "SK[0-9a-fA-F] AC[0-9a-fA-F]", "SK<h32>", "SKIP"),
     ("sendgrid", r"SG\.[\w=.-]{20,}", r"SG\.", "SG.<b22>.<b43>", "SG.x"),
     (
         "mailgun",

@@ -5,7 +5,7 @@ Same columns as `redact_vendors_dev`: id, RE2 body, keywords, match, non-match.
 
 from __future__ import annotations
 
-from agent_client.contract.redact_rules import VendorRow
+from agent_client.contract.redact_rules import LEAD, Rule, VendorRow
 
 _UUID = r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _UUID_EXAMPLE = "<h8>-<h4>-<h4>-<h4>-<h12>"
@@ -121,7 +121,7 @@ TAIL_ROWS: tuple[VendorRow, ...] = (
         "PK<A18>",
         "PKCS",
     ),
-    ("asaas", r"aact_(?:prod_|hmlg_)?[\w=+/:-]{40,}", "aact_", "$aact_prod_<w64>", "aact_x"),
+    ("asaas", r"aact_(?:prod_|hmlg_)?[\w=+/:-]{30,}", "aact_", "$aact_prod_<w64>", "aact_x"),
     (
         "wix",
         r"IST\.eyJ[\w-]{20,}\.[\w-]{20,}(?:\.[\w-]*)?",
@@ -147,7 +147,7 @@ TAIL_ROWS: tuple[VendorRow, ...] = (
     ),
     ("pushbullet", r"o\.[0-9A-Za-z]{32}\b", r"o\.[0-9A-Za-z]{16}", "o.<w32>", "o.x"),
     ("ntfy", r"tk_[0-9a-z]{29}\b", "tk_", "tk_<a29>", "tk_x"),
-    ("lark-app", r"cli_[0-9a-f]{16}\b", "cli_", "cli_<h16>", "cli_parse_arguments"),
+    ("lark-app", r"cli_[0-9A-Za-z]{16}\b", "cli_", "cli_<h16>", "cli_parse_arguments"),
     (
         "chat-webhook",
         r"(?:open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/|qyapi\.weixin\.qq\.com/cgi-bin/webhook/send\?key=)[\w-]{20,}",
@@ -282,4 +282,40 @@ TAIL_ROWS: tuple[VendorRow, ...] = (
     ),
     ("modrinth", r"mr[pa]_[0-9A-Za-z]{50,}", "mr[pa]_", "mrp_<w60>", "mrp_x"),
     ("tableau", r"[0-9A-Za-z+/]{22}==:[0-9A-Za-z]{32}\b", "==:", "<w22>==:<w32>", "a==:b"),
+)
+
+# Shapes of documented length that no word has, so that they go whatever stands in them.
+EXACT_RULES: tuple[Rule, ...] = (
+    Rule(
+        id="aws-access-key-exact",
+        pattern=LEAD + r"(?:A3T[0-9A-Z]|AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b",
+        keywords=("A3T", "AKIA", "ASIA", "ABIA", "ACCA"),
+        judge="exact",
+        matches=("ASIA" + "Z" * 16,),
+        non_matches=("AKIAIOSFODNN7EXAMPLE", "ASIA_PACIFIC_REGION_NAMES"),
+    ),
+    Rule(
+        id="huggingface-exact",
+        pattern=LEAD + r"(?:hf_|api_org_)[A-Za-z]{34}\b",
+        keywords=("hf_", "api_org_"),
+        judge="exact",
+        matches=("hf_<l34>", "api_org_<l34>"),
+        non_matches=("hf_<l33>", "hf_<l35>"),
+    ),
+    Rule(
+        id="artifactory-exact",
+        pattern=LEAD + r"(?:AKC[0-9a-z]|AP[0-9])[0-9A-Za-z]{8,}\b",
+        keywords=("AKC[0-9a-z]", "AP[0-9]"),
+        judge="exact",
+        matches=("AKCp" + "x" * 12, "AP6" + "x" * 10),
+        non_matches=("AKCESORIASPORTOWE", "APACHE2LICENSE"),
+    ),
+    Rule(
+        id="vault-legacy",
+        pattern=r"\bs\.[0-9A-Za-z]{24}\b",
+        keywords=(r"\bs\.[0-9A-Za-z]{16}",),
+        judge="strong",
+        matches=("s.<w24>",),
+        non_matches=("s.getFirstPropertyDescriptor",),
+    ),
 )
