@@ -84,7 +84,7 @@ class Matcher:
         for keyword in keywords:
             at = self._index_of_keyword.get(keyword)
             if at is None:
-                at = self._set.Add(keyword.encode("ascii"))
+                at = self._set.Add(keyword.encode())
                 self._index_of_keyword[keyword] = at
                 self._finder_of_keyword.append([])
             self._finder_of_keyword[at].append(len(self._finders) - 1)
@@ -99,7 +99,7 @@ class Matcher:
 
         def search(data: bytes) -> Iterable[Match]:
             if not compiled:
-                compiled.append(self._compiler.compile(source.encode("ascii")))
+                compiled.append(self._compiler.compile(source.encode()))
             return compiled[0].finditer(data)
 
         return search

@@ -18,7 +18,7 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
     ("stripe-webhook", r"whsec_[\w+/=]{24,}", "whsec_", "whsec_<w32>", "whsec_x"),
     (
         "square",
-        r"sq0(?:atp|csp|idp|idb)-[\w-]{20,}|EAAA[\w+=-]{56,}",
+        r"sq0(?:atp|csp|idp|idb)-[\w-]{20,}|EAAA[\w+=-]{44,}",
         "sq0 EAAA",
         "sq0atp-<b22>",
         "sq0atp-x",
@@ -71,7 +71,7 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
     ),
     (
         "lemon-polar",
-        r"polar_(?:pat|oat|at|ot|whs|rt|cs|ci)_[\w-]{24,}",
+        r"polar_(?:pat|oat|at|ot|whs|rt|cs|ci)_[\w-]{20,}",
         "polar_",
         "polar_oat_<b43>",
         "polar_at_x",
@@ -86,7 +86,7 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
     ("easypost", r"EZ[AT]K[0-9A-Za-z]{50,}", "EZ[AT]K", "EZAK<w54>", "EZAKx"),
     (
         "shippo",
-        r"shippo_(?:live|test)_[0-9a-f]{32,}",
+        r"shippo_(?:live|test)_[0-9a-fA-F]{32,}",
         "shippo_",
         "shippo_live_<h40>",
         "shippo_test_x",
@@ -99,11 +99,11 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
         "mercury_production_x",
     ),
     ("ramp", r"ramp_(?:sec|id|tok|bus)_[0-9A-Za-z]{32,}", "ramp_", "ramp_sec_<w48>", "ramp_sec_x"),
-    ("proof", r"prf_(?:cli|tok)_[0-9A-Za-z_]{24,}", "prf_", "prf_cli_<w36>", "prf_cli_x"),
+    ("proof", r"prf_(?:(?:cli|tok)_)?[\w-]{24,}", "prf_", "prf_cli_<w36>", "prf_cli_x"),
     ("rainforest", r"(?:sbx_)?apikey_[0-9a-f]{48,}", "apikey_", "apikey_<h64>", "apikey_x"),
     (
         "persona",
-        r"persona_(?:production|sandbox)_[\w-]{30,}",
+        r"persona_(?:production|sandbox)_[\w-]{24,}",
         "persona_",
         "persona_sandbox_<w36>",
         "persona_sandbox_x",
@@ -157,7 +157,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ),
     (
         "slack-app",
-        r"xapp-\d-[0-9A-Z]{6,}-\d{6,}-[0-9a-z]{16,}",
+        r"xapp-\d-[0-9A-Z]{2,}-\d+-[0-9a-z]{8,}",
         "xapp-",
         "xapp-1-<A11>-<d13>-<h64>",
         "xapp-1",
@@ -198,7 +198,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
         "https://hooks.zapier.com/hooks/catch/<d7>/<a7>",
         "https://hooks.zapier.com",
     ),
-    ("twilio", r"(?:SK|AC)[0-9a-fA-F]{32}\b", "SK[0-9a-f] AC[0-9a-f]", "SK<h32>", "SKIP"),
+    ("twilio", r"(?:SK|AC)[0-9a-fA-F]{32}\b", "SK[0-9a-fA-F] AC[0-9a-fA-F]", "SK<h32>", "SKIP"),
     ("sendgrid", r"SG\.[\w=.-]{20,}", r"SG\.", "SG.<b22>.<b43>", "SG.x"),
     (
         "mailgun",
@@ -211,12 +211,12 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ("mandrill", r"md-[\w-]{22}\b", "md-", "md-<w22>", "md-x"),
     (
         "brevo",
-        r"xkeysib-[0-9a-f]{64}-\w{16}|xsmtpsib-[0-9a-f]{64}-\w{16}",
+        r"x(?:key|smtp)sib-[0-9a-fA-F]{64}-\w{16}",
         "x(?:keys|smtps)ib-",
         "xkeysib-<h64>-<w16>",
         "xkeysib-x",
     ),
-    ("mailersend", r"mlsn\.[0-9a-f]?[0-9a-z]{40,}", r"mlsn\.", "mlsn.<h64>", "mlsn.short"),
+    ("mailersend", r"mlsn\.[0-9A-Za-z]{40,}", r"mlsn\.", "mlsn.<h64>", "mlsn.short"),
     (
         "resend",
         r"re_[0-9A-Za-z]{6,}_[0-9A-Za-z]{16,}",
@@ -236,8 +236,8 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ("firebase-fcm", r"AAAA[\w-]{7}:[\w-]{120,}", "AAAA[\\w-]{7}:", "AAAA<w7>:<b140>", "AAAA:x"),
     (
         "facebook",
-        r"EAA[A-Za-z][0-9A-Za-z]{60,}|\d{15,16}(?:\||%7C)[\w-]{27}",
-        r"EAA[A-Za-z] \d\| %7C",
+        r"EAA[A-Za-z][0-9A-Za-z]{60,}|\d{15,16}(?:\||%7C|%)[\w-]{27}",
+        r"EAA[A-Za-z] \d\| \d%",
         "EAAC<w180>",
         "EAAC",
     ),
@@ -249,7 +249,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
         "AAAA",
     ),
     ("linkedin-oauth", r"WPL_AP[01]\.[\w.=]{16,}", "WPL_AP", "WPL_AP1.<w16>.<w8>", "WPL_AP1"),
-    ("pinterest", r"pin[a-z]_[0-9A-Za-z]{32,}", "pin[a-z]_", "pina_<w40>", "pins_list"),
+    ("pinterest", r"pin[a-z]_[\w-]{32,}", "pin[a-z]_", "pina_<w40>", "pins_list"),
     ("intra42", r"s-s4t2(?:ud|af)-[0-9a-f]{60,}", "s-s4t2", "s-s4t2ud-<h64>", "s-s4t2"),
     (
         "notion",
@@ -285,7 +285,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ),
     (
         "salesforce",
-        r"00D[0-9A-Za-z]{12,15}(?:!|%21)[\w.]{80,}|00[0-9A-Za-z]{13,16}![\w.]{60,}",
+        r"00D[0-9A-Za-z]{12,15}(?:!|%21)[\w.]{80,}|00[0-9A-Za-z]{13,16}![\w.-]{60,}",
         "00[0-9A-Za-z]{4,}(?:!|%21)",
         "00D<w15>!<w96>",
         "00DE0X0A0M0PeLE!short",
@@ -299,7 +299,13 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
         "pk.<a60>.<a22>",
         "pk.x",
     ),
-    ("settlemint", r"sm_(?:aat|pat|sat)_[0-9a-z]{14,}", "sm_[aps]at_", "sm_aat_<a16>", "sm_pat_x"),
+    (
+        "settlemint",
+        r"sm_(?:aat|pat|sat)_[0-9A-Za-z]{14,}",
+        "sm_[aps]at_",
+        "sm_aat_<a16>",
+        "sm_pat_x",
+    ),
     ("thunderstore", r"tss_[\w-]{24,}", "tss_", "tss_<b32>", "tss_short"),
     ("ionic", r"ion_[0-9A-Za-z]{40,}", "ion_", "ion_<a42>", "ion_short"),
     ("lichess", r"li[po]_[0-9A-Za-z]{16,}", "li[po]_", "lip_<w20>", "lip_x"),

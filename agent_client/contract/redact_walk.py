@@ -23,7 +23,7 @@ MAX_DEPTH = 100
 # Names whose value is now and then an ordinary word; it goes only when it looks generated.
 WEAK_WORDS = frozenset(
     "signature sig auth pat pass seed sid sas dsn bearer webhook cookies secrets credentials creds"
-    " totp jwt".split()
+    " totp jwt oauth".split()
 )
 # What a message may say about itself without its content.
 KEPT_FIELDS = (
@@ -71,11 +71,16 @@ class Walker:
     ) -> dict[str, object]:
         cleaned: dict[str, object] = {}
         is_k8s_secret = value.get("kind") == "Secret"
+        pair_kind = _kind_of_pair(value)
         for key, inner in value.items():
             name = str(key)
             # Below the name of a secret anything that looks generated goes, but not plain words:
             # `"password": {"type": "string"}` is a schema.
             inner_kind = name_class(name) or ("secret" if kind else None)
+            if pair_kind and name == "value":
+                inner_kind, named = pair_kind, str(value.get("name") or value.get("key"))
+            else:
+                named = name
             # Nearly every name is a plain word; no credential is.
             shown = name if _PLAIN_NAME.fullmatch(name) else self.scrub(name)
             while shown in cleaned:
@@ -83,7 +88,7 @@ class Walker:
             if is_k8s_secret and name in ("data", "stringData") and isinstance(inner, Mapping):
                 cleaned[shown] = dict.fromkeys(map(str, inner), "[REDACTED:k8s-secret]")
             else:
-                cleaned[shown] = self._walk(inner, inner_kind, name, depth + 1)
+                cleaned[shown] = self._walk(inner, inner_kind, named, depth + 1)
         return cleaned
 
     def _text(self, text: str, kind: NameClass | None, name: str) -> str:
@@ -108,6 +113,12 @@ class Walker:
         if name_class(name) is None or (words and words[-1] in WEAK_WORDS):
             return len(text) >= 8 and is_opaque(text)
         return not text.startswith(("{", "[")) or not text.endswith(("}", "]"))
+
+
+def _kind_of_pair(value: Mapping[str, object]) -> NameClass | None:
+    """What `{"name": "DB_PASSWORD", "value": ...}` says about its value."""
+    name = value.get("name") or value.get("key")
+    return name_class(name) if isinstance(name, str) and "value" in value else None
 
 
 def personal_by_name(text: str, name: str) -> str | None:
