@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
 from agent_client.files import telemetry_dir
+
+if TYPE_CHECKING:
+    from agent_client.export import ExportReport
 
 DAY_NS = 86_400 * 10**9
 
@@ -52,7 +55,10 @@ def run_insights(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the redacted rows; counts and warnings go to stderr, or as JSON there."""
+    """Write the redacted records; counts and warnings go to stderr, with ``--json`` as JSON.
+
+    The JSON answer goes to stdout, or to stderr where stdout carries the records.
+    """
     from agent_client import config
     from agent_client.export import export
     from agent_client.recovery import recover
@@ -60,34 +66,63 @@ def run_export(args: argparse.Namespace) -> int:
     home = home_of(args)
     recover(home)
 
-    def write(out: BinaryIO) -> dict[str, int]:
-        report = export(
-            out,
-            fmt=args.format,
-            since_ns=since_ns(args.since),
-            include_content=args.include_content,
-            config=config.load(home),
-            home=home,
-        )
-        for warning in report.warnings:
-            talk(f"warning: {warning}")
-        return report.counts
+    def write(out: BinaryIO) -> ExportReport:
+        with _Progress() as progress:
+            return export(
+                out,
+                fmt=args.format,
+                since_ns=since_ns(args.since),
+                include_content=args.include_content,
+                config=config.load(home),
+                home=home,
+                on_progress=progress.show,
+            )
 
     if not telemetry_dir(home).exists():
         talk("nothing recorded yet")
     if args.out == "-":
-        counts = write(sys.stdout.buffer)
+        report = write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        counts = _to_file(Path(args.out).expanduser(), write)
-    total = sum(counts.values())
-    if is_json(args) and args.out != "-":
-        say_json({"out": args.out, "counts": counts, "rows": total})
-    talk(f"{number(total, 'row')} exported" + (f" to {args.out}" if args.out != "-" else ""))
+        report = _to_file(Path(args.out).expanduser(), write)
+    total = sum(report.counts.values())
+    for warning in report.warnings:
+        talk(f"warning: {warning}")
+    if is_json(args):
+        answer = {"out": args.out, "counts": report.counts, "warnings": list(report.warnings)}
+        say_json({**answer, "rows": total}, to_stderr=args.out == "-")
+        return EXIT_OK
+    for kind, count in report.counts.items():
+        talk(f"  {kind:<20} {count:,}")
+    talk(f"{number(total, 'record')} exported" + (f" to {args.out}" if args.out != "-" else ""))
     return EXIT_OK
 
 
-def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[str, int]:
+class _Progress:
+    """A count on stderr that follows a long export; only on a terminal, and not within a second."""
+
+    def __init__(self) -> None:
+        self._next_s = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
+        self._is_shown = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_shown:
+            sys.stderr.write("\r\x1b[K")
+
+    def show(self, records: int) -> None:
+        """Tell the number of records so far, at most a few times a second."""
+        if time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + 0.2
+        self._is_shown = True
+        sys.stderr.write(f"\r{number(records, 'record')} …")
+        sys.stderr.flush()
+
+
+def _to_file(path: Path, write: Callable[[BinaryIO], ExportReport]) -> ExportReport:
     """Write beside the target and rename: an interrupted export leaves no half file under its name.
 
     Special files (a pipe, /dev/stdout) are written in place.
@@ -99,12 +134,12 @@ def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[st
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as out:
-            counts = write(out)
+            report = write(out)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return counts
+    return report
 
 
 def run_rebuild(args: argparse.Namespace) -> int:

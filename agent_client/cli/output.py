@@ -41,10 +41,11 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def say_json(value: Mapping[str, object]) -> None:
-    """The answer as JSON with its schema number, on stdout."""
+def say_json(value: Mapping[str, object], *, to_stderr: bool = False) -> None:
+    """The answer as JSON with its schema number, on stdout unless that carries data."""
     shown = {"schema": JSON_SCHEMA, **value}
-    say(json.dumps(shown, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(shown, indent=2, ensure_ascii=False, default=str)
+    (talk if to_stderr else say)(text)
 
 
 def talk(text: str) -> None:

@@ -19,6 +19,7 @@ class Posture:
     install_id: str
     allow_aggregate: bool
     trajectories_enabled: bool = False
+    content_redaction: str = "none"
     console_enabled: bool = False
     console_endpoint: str = ""
 
@@ -51,6 +52,7 @@ def resolve(config: ClientConfig | Mapping[str, object]) -> Posture:
         install_id=install_id,
         allow_aggregate=allow,
         trajectories_enabled=value("trajectories.enabled") is True,
+        content_redaction=str(value("content_redaction")),
         console_enabled=value("export.console.enabled") is True,
         console_endpoint=str(value("export.console.endpoint") or ""),
     )

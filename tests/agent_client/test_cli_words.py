@@ -167,12 +167,33 @@ def test_an_export_to_an_impossible_place_fails_plainly(
     assert cli.main(["export", "--out", "/dev/null", "--since", "3"]) == 0
     target = tmp_path / "rows.ndjson"
     capsys.readouterr()
-    assert (
-        json.loads(said(capsys, "export", "--out", str(target), "--json").split("\n}")[0] + "}")[
-            "rows"
-        ]
-        == 3
-    )
+    answer = json.loads(said(capsys, "export", "--out", str(target), "--json"))
+    assert (answer["rows"], answer["warnings"]) == (3, [])
+
+
+def test_an_export_to_stdout_answers_in_json_on_stderr(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record(home)
+    assert cli.main(["export", "--out", "-", "--json", "--include-content"]) == 0
+    out, err = capfd.readouterr()
+    assert len([json.loads(line) for line in out.splitlines()]) == 3
+    answer = json.loads(err[err.index("{") :])
+    assert (answer["out"], answer["counts"]["tel_runs"]) == ("-", 1)
+    assert "telemetry.trajectories.enabled" in answer["warnings"][0]
+
+
+def test_a_long_export_shows_its_progress_on_a_terminal(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(home)
+    seconds = iter(range(1_000))
+    monkeypatch.setattr("agent_client.cli.data.time.monotonic", lambda: next(seconds))
+    assert cli.main(["export", "--out", str(tmp_path / "rows")]) == 0
+    assert "\r" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert cli.main(["export", "--out", str(tmp_path / "rows")]) == 0
+    assert "\r3 records …\r\x1b[K" in capsys.readouterr().err
 
 
 def test_an_interrupted_export_leaves_no_file(

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from agent_client import export as export_module
 from agent_client.contract import redact
 from agent_client.contract.events import Event
 from agent_client.contract.tables import BY_NAME
@@ -160,9 +159,7 @@ class Sink(io.RawIOBase):
         return len(data)
 
 
-def test_twenty_thousand_rows_are_exported_in_constant_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twenty_thousand_rows_are_exported_in_constant_memory(tmp_path: Path) -> None:
     store_events(tmp_path, model_call())
     with Store(tmp_path) as store:
         store.connection.execute(
@@ -170,12 +167,10 @@ def test_twenty_thousand_rows_are_exported_in_constant_memory(
             "INSERT INTO tel_model_calls (span_id, run_id, model, start_ns, seq) "
             "SELECT 'row-' || x, 'r', 'model-' || x, 1, x FROM n"
         )
-    # Redaction has tests and costs of its own; this one is about what is held.
-    monkeypatch.setattr(export_module, "redact_record", dict)
     sink = Sink()
     tracemalloc.start()
     export(sink, home=tmp_path)  # type: ignore[arg-type]  # a BinaryIO in all that is used
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sink.lines == 20_000
-    assert peak_bytes < 1_000_000  # held all at once they take over 20 MB
+    assert peak_bytes < 2_000_000  # held all at once they take over 20 MB
