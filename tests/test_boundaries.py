@@ -25,7 +25,7 @@ LAZY_IMPORTS = {
     "agent_client/policy/apply.py": {"yaml"},
     "agent_client/contract/redact.py": {"phonenumbers", "re2"},
     "agent_client/contract/dsse.py": {"cryptography"},
-    "agent_client/otlp.py": {"opentelemetry"},
+    "agent_client/otlp/encode.py": {"google", "opentelemetry"},
     "agent_client/push.py": {"zstandard"},
     "agent_client/plugin.py": {"agent", "hermes_cli", "hermes_constants", "hermes_state"},
 }
