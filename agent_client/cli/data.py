@@ -1,4 +1,4 @@
-"""``insights``, ``export``, ``rebuild``: the recorded rows, read on the machine."""
+"""``insights`` and ``export``: the recorded rows, read on the machine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from agent_client.cli import home_of, is_json
-from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
+from agent_client.cli.output import EXIT_OK, number, say, say_json, size_text, talk
 from agent_client.files import telemetry_dir
+
+if TYPE_CHECKING:
+    from agent_client.cli.ticker import Ticker
 
 DAY_NS = 86_400 * 10**9
 
@@ -53,38 +56,65 @@ def run_insights(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> int:
     """Write the redacted rows; counts and warnings go to stderr, or as JSON there."""
+    if args.otlp:
+        from agent_client.cli.otlp import drain_otlp
+
+        return drain_otlp(args)
     from agent_client import config
+    from agent_client.cli.ticker import Ticker
     from agent_client.export import export
     from agent_client.recovery import recover
 
     home = home_of(args)
     recover(home)
-
-    def write(out: BinaryIO) -> dict[str, int]:
-        report = export(
-            out,
-            fmt=args.format,
-            since_ns=since_ns(args.since),
-            include_content=args.include_content,
-            config=config.load(home),
-            home=home,
-        )
-        for warning in report.warnings:
-            talk(f"warning: {warning}")
-        return report.counts
-
     if not telemetry_dir(home).exists():
         talk("nothing recorded yet")
+    warnings: list[str] = []
+
+    def write(out: BinaryIO) -> dict[str, int]:
+        with Ticker("exporting") as ticker:
+            report = export(
+                cast("BinaryIO", _Counted(out, ticker)),
+                fmt=args.format,
+                since_ns=since_ns(args.since),
+                include_content=args.include_content,
+                config=config.load(home),
+                home=home,
+            )
+        warnings.extend(report.warnings)
+        return report.counts
+
     if args.out == "-":
         counts = write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
         counts = _to_file(Path(args.out).expanduser(), write)
+    for warning in warnings:
+        talk(f"warning: {warning}")
     total = sum(counts.values())
     if is_json(args) and args.out != "-":
-        say_json({"out": args.out, "counts": counts, "rows": total})
+        say_json({"out": args.out, "counts": counts, "rows": total, "warnings": warnings})
     talk(f"{number(total, 'row')} exported" + (f" to {args.out}" if args.out != "-" else ""))
     return EXIT_OK
+
+
+class _Counted:
+    """A stream that tells the ticker how much has gone through it."""
+
+    def __init__(self, out: BinaryIO, ticker: Ticker) -> None:
+        self._out, self._ticker, self._bytes = out, ticker, 0
+
+    def write(self, data: bytes) -> int:
+        self._bytes += len(data)
+        self._ticker.note(size_text(self._bytes))
+        return self._out.write(data)
+
+    def writelines(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._out.flush()
 
 
 def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[str, int]:
@@ -105,29 +135,3 @@ def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[st
         temporary.unlink(missing_ok=True)
         raise
     return counts
-
-
-def run_rebuild(args: argparse.Namespace) -> int:
-    """Make the database again from the event log."""
-    from agent_client.cli.output import EXIT_FAILED, fail
-    from agent_client.journal import Journal
-    from agent_client.recovery import recover
-
-    home = home_of(args)
-    if not telemetry_dir(home).exists():
-        fail("nothing recorded yet, so there is nothing to rebuild")
-        return EXIT_FAILED
-    recover(home)
-    journal = Journal(home)
-    started_s = time.monotonic()
-    talk("rebuilding from events.jsonl …")
-    try:
-        lines = journal.rebuild()
-    finally:
-        journal.close()
-    took_s = time.monotonic() - started_s
-    if is_json(args):
-        say_json({"lines": lines, "seconds": round(took_s, 3)})
-    else:
-        say(f"{number(lines, 'event')} indexed again in {took_s:.1f} s")
-    return EXIT_OK
