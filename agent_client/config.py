@@ -91,10 +91,15 @@ class ClientConfig:
         return next((source for source in order if source in below), "default")
 
 
-def load(home: Path | None = None, *, environ: Mapping[str, str] | None = None) -> ClientConfig:
-    """The effective configuration. Never raises for what is in, or wrong with, the files."""
+def load(
+    home: Path | None = None, *, environ: Mapping[str, str] | None = None, expand: bool = True
+) -> ClientConfig:
+    """The effective configuration. Never raises for what is in, or wrong with, the files.
+
+    Without ``expand`` it is fit to be shown: a ``${VAR}`` stays a name, its value is not read.
+    """
     env = os.environ if environ is None else environ
-    layers = read_layers(home, environ=env)
+    layers = read_layers(home, environ=env, expand=expand)
     problems = list(layers.problems)
     enrolled, console_url = _enrollment(layers.home, problems)
     merged = layers.effective()
@@ -147,8 +152,10 @@ def managed_dir_of(environ: Mapping[str, str] | None = None) -> Path | None:
         return None
 
 
-def read_layers(home: Path | None = None, *, environ: Mapping[str, str] | None = None) -> Layers:
-    """Both files as the host reads them, ``${VAR}`` expanded. Never raises."""
+def read_layers(
+    home: Path | None = None, *, environ: Mapping[str, str] | None = None, expand: bool = True
+) -> Layers:
+    """Both files as the host reads them, ``${VAR}`` expanded unless told not to. Never raises."""
     env = dict(os.environ if environ is None else environ)
     root = resolve_home(home, env)
     problems: list[Problem] = []
@@ -162,6 +169,8 @@ def read_layers(home: Path | None = None, *, environ: Mapping[str, str] | None =
         managed = _read_yaml(managed_dir / CONFIG_FILE, "managed", problems)
         env.update(_managed_env(managed_dir / ".env"))
     user = _read_yaml(root / CONFIG_FILE, "user", problems)
+    if not expand:
+        return Layers(root, managed_dir, user, managed, tuple(problems))
     return Layers(root, managed_dir, _expanded(user, env), _expanded(managed, env), tuple(problems))
 
 

@@ -7,15 +7,14 @@ configuration file, no YAML.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from agent_client import __version__
 from agent_client.cli.output import (
-    EXIT_CODES,
     EXIT_CREDENTIAL,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -24,21 +23,17 @@ from agent_client.cli.output import (
     fail,
     talk,
 )
+from agent_client.cli.parser import DEST, POLICY_DEST, add_verbs, new_parser
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-    _Verbs = _SubParsersAction[argparse.ArgumentParser]
-
-DEST: Final = "telemetry_verb"
-"""Not ``command`` or ``func``: the host's own parser uses those on the same namespace."""
-POLICY_DEST: Final = "telemetry_policy_verb"
+__all__ = ["add_verbs", "main", "run"]
 
 _HANDLERS: Final = {
     "status": "status:run_status",
+    "preview": "preview:run_preview",
     "insights": "data:run_insights",
     "export": "data:run_export",
-    "rebuild": "data:run_rebuild",
+    "rebuild": "upkeep:run_rebuild",
+    "prune": "upkeep:run_prune",
     "enroll": "network:run_enroll",
     "unenroll": "network:run_unenroll",
     "push": "network:run_push",
@@ -46,32 +41,15 @@ _HANDLERS: Final = {
     "policy sync": "policy:run_sync",
     "policy why": "policy:run_why",
     "doctor": "diagnose:run_doctor",
+    "completion": "completion:run_completion",
 }
+TRACEBACK_VARIABLE: Final = "HERMES_TELEMETRY_TRACEBACK"
+"""Set to 1, a fault of ours shows its traceback; else its place: a message may hold a secret."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The ``hermes-telemetry`` command; its exit code is one of EXIT_CODES."""
-    parser = argparse.ArgumentParser(
-        prog="hermes-telemetry",
-        description="What this machine's agent records, and what of it leaves.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"hermes-telemetry {__version__}")
-    add_verbs(parser)
-    return run(parser.parse_args(argv))
-
-
-def add_verbs(parser: argparse.ArgumentParser) -> None:
-    """Give a parser our verbs; the host calls it with the parser of ``hermes telemetry``."""
-    parser.add_argument("--home", metavar="DIR", help="the agent's home, instead of HERMES_HOME")
-    if parser.epilog is None:
-        parser.epilog = EXIT_CODES
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    verbs = parser.add_subparsers(dest=DEST, metavar="VERB", title="verbs")
-    _add_reading_verbs(verbs)
-    _add_network_verbs(verbs)
-    _add_policy_verbs(verbs)
+    """The ``hermes-telemetry`` command; its exit code is one of MEANING_OF_EXIT."""
+    return run(new_parser().parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     if verb == "policy":
         verb = f"policy {getattr(args, POLICY_DEST, None) or 'show'}"
     module_name, _, function_name = _HANDLERS[verb].partition(":")
-    handler: Callable[[argparse.Namespace], int] = getattr(
-        import_module(f"agent_client.cli.{module_name}"), function_name
-    )
     try:
+        handler: Callable[[argparse.Namespace], int] = getattr(
+            import_module(f"agent_client.cli.{module_name}"), function_name
+        )
         done = handler(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -92,11 +70,10 @@ def run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_FAILED
-    except Exception as error:
-        code = _code_of(error)
-        if code is None:
+    except Exception as error:  # said in words, whatever it is; see TRACEBACK_VARIABLE
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
-        return code
+        return _code_of(error)
     return done
 
 
@@ -113,8 +90,8 @@ def is_json(args: argparse.Namespace) -> bool:
     return bool(getattr(args, "json", False))
 
 
-def _code_of(error: Exception) -> int | None:
-    """Say what an expected failure is and give its exit code; None for a fault of ours."""
+def _code_of(error: Exception) -> int:
+    """Say what a failure is, and give its exit code."""
     name = f"{type(error).__module__}.{type(error).__name__}"
     if name == "agent_client.http.AddressError":
         fail(str(error))
@@ -128,93 +105,25 @@ def _code_of(error: Exception) -> int | None:
         return EXIT_CREDENTIAL if status == 401 else EXIT_FAILED
     if name == "agent_client.store.StoreError" or isinstance(error, OSError):
         fail(str(error), "Run 'hermes-telemetry doctor'.")
-        return EXIT_FAILED
-    if name.startswith("sqlite3."):
+    elif name.startswith("sqlite3."):
         fail(f"the local database: {type(error).__name__}", "Run 'hermes-telemetry doctor'.")
-        return EXIT_FAILED
-    return None
+    else:
+        fail(
+            f"a fault in this program: {type(error).__name__} at {_place_of(error)}",
+            f"Please report it; {TRACEBACK_VARIABLE}=1 shows more (read it before you share it).",
+        )
+    return EXIT_FAILED
+
+
+def _place_of(error: Exception) -> str:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None:
+        return "an unknown place"
+    return f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
 
 
 def _silence_stdout() -> None:
     """Keep the interpreter's own flush at exit from complaining about a closed pipe."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _verb(verbs: _Verbs, name: str, text: str, *, json: bool = True) -> argparse.ArgumentParser:
-    """A verb that also takes ``--home`` behind its name, and ``--json`` where it reports."""
-    parser = verbs.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    if json:
-        parser.add_argument("--json", action="store_true", help="answer as JSON on stdout")
-    return parser
-
-
-def _add_reading_verbs(verbs: _Verbs) -> None:
-    _verb(verbs, "status", "what is recorded, what may leave, what left")
-    insights = _verb(verbs, "insights", "what the agent did: runs, tools, models, errors, cost")
-    insights.add_argument("--days", type=_positive, metavar="N", help="only the last N days")
-    export = _verb(verbs, "export", "write the recorded rows to a file or stdout, secrets removed")
-    export.add_argument("--out", required=True, metavar="FILE", help="a file, or - for stdout")
-    export.add_argument("--format", choices=("ndjson", "json"), default="ndjson")
-    export.add_argument("--since", type=_positive, metavar="DAYS", help="only the last DAYS days")
-    export.add_argument(
-        "--include-content",
-        action="store_true",
-        help="message content too; works only with telemetry.trajectories.enabled",
-    )
-    _verb(verbs, "rebuild", "make the database again from the event log")
-    doctor = _verb(verbs, "doctor", "check everything and say how to mend it")
-    doctor.add_argument("--offline", action="store_true", help="do not ask the console")
-
-
-def _add_network_verbs(verbs: _Verbs) -> None:
-    enroll = _verb(verbs, "enroll", "join an operator's console; nothing leaves before this")
-    enroll.add_argument("url", metavar="URL", help="the console's address")
-    enroll.add_argument(
-        "token",
-        nargs="?",
-        metavar="STRING",
-        help="the enrollment string; - reads it from stdin and keeps it out of shell history",
-    )
-    enroll.add_argument("--token-file", metavar="FILE", help="read the enrollment string from FILE")
-    enroll.add_argument("--new-id", action="store_true", help="take a new install id first")
-    enroll.add_argument("--force", action="store_true", help="replace the enrollment that is there")
-    enroll.add_argument("--no-wait", action="store_true", help="do not wait for an approval")
-    enroll.add_argument(
-        "--insecure-http", action="store_true", help="allow plain http to another machine"
-    )
-    _verb(verbs, "unenroll", "forget the console's credential; recorded data stays")
-    push = _verb(verbs, "push", "send what is pending to the console")
-    push.add_argument("--dry-run", action="store_true", help="show what would leave; send nothing")
-    push.add_argument("--lines", action="store_true", help="with --dry-run: the very lines")
-    push.add_argument("--force", action="store_true", help="do not keep to an earlier wait")
-
-
-def _add_policy_verbs(verbs: _Verbs) -> None:
-    policy = _verb(verbs, "policy", "what the fleet pins on this machine, and why", json=False)
-    inner = policy.add_subparsers(dest=POLICY_DEST, metavar="VERB", title="verbs")
-    _verb(inner, "show", "the pins in force, who set them and why")
-    sync = _verb(inner, "sync", "fetch, verify, apply and report the fleet's policy")
-    sync.add_argument(
-        "--verify-host", action="store_true", help="read back through the installed host as well"
-    )
-    why = _verb(inner, "why", "where one key's value comes from")
-    why.add_argument("key", metavar="KEY", help="a dotted key, such as model.default")
-
-
-def _positive(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = 0.0
-    if not 0 < days <= 36_500:
-        raise argparse.ArgumentTypeError("give a number of days above 0")
-    return days

@@ -1,4 +1,4 @@
-"""``insights``, ``export``, ``rebuild``: the recorded rows, read on the machine."""
+"""``insights`` and ``export``: the recorded rows, read on the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
@@ -59,7 +59,12 @@ def run_export(args: argparse.Namespace) -> int:
 
     The JSON answer goes to stdout, or to stderr where stdout carries the records.
     """
+    if args.otlp:
+        from agent_client.cli.otlp import drain_otlp
+
+        return drain_otlp(args)
     from agent_client import config
+    from agent_client.cli.ticker import Ticker
     from agent_client.export import export
     from agent_client.recovery import recover
 
@@ -67,7 +72,7 @@ def run_export(args: argparse.Namespace) -> int:
     recover(home)
 
     def write(out: BinaryIO) -> ExportReport:
-        with _Progress() as progress:
+        with Ticker("exporting") as ticker:
             return export(
                 out,
                 fmt=args.format,
@@ -75,7 +80,7 @@ def run_export(args: argparse.Namespace) -> int:
                 include_content=args.include_content,
                 config=config.load(home),
                 home=home,
-                on_progress=progress.show,
+                on_progress=lambda count: ticker.note(number(count, "record")),
             )
 
     if not telemetry_dir(home).exists():
@@ -98,30 +103,6 @@ def run_export(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-class _Progress:
-    """A count on stderr that follows a long export; only on a terminal, and not within a second."""
-
-    def __init__(self) -> None:
-        self._next_s = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
-        self._is_shown = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._is_shown:
-            sys.stderr.write("\r\x1b[K")
-
-    def show(self, records: int) -> None:
-        """Tell the number of records so far, at most a few times a second."""
-        if time.monotonic() < self._next_s:
-            return
-        self._next_s = time.monotonic() + 0.2
-        self._is_shown = True
-        sys.stderr.write(f"\r{number(records, 'record')} …")
-        sys.stderr.flush()
-
-
 def _to_file(path: Path, write: Callable[[BinaryIO], ExportReport]) -> ExportReport:
     """Write beside the target and rename: an interrupted export leaves no half file under its name.
 
@@ -140,29 +121,3 @@ def _to_file(path: Path, write: Callable[[BinaryIO], ExportReport]) -> ExportRep
         temporary.unlink(missing_ok=True)
         raise
     return report
-
-
-def run_rebuild(args: argparse.Namespace) -> int:
-    """Make the database again from the event log."""
-    from agent_client.cli.output import EXIT_FAILED, fail
-    from agent_client.journal import Journal
-    from agent_client.recovery import recover
-
-    home = home_of(args)
-    if not telemetry_dir(home).exists():
-        fail("nothing recorded yet, so there is nothing to rebuild")
-        return EXIT_FAILED
-    recover(home)
-    journal = Journal(home)
-    started_s = time.monotonic()
-    talk("rebuilding from events.jsonl …")
-    try:
-        lines = journal.rebuild()
-    finally:
-        journal.close()
-    took_s = time.monotonic() - started_s
-    if is_json(args):
-        say_json({"lines": lines, "seconds": round(took_s, 3)})
-    else:
-        say(f"{number(lines, 'event')} indexed again in {took_s:.1f} s")
-    return EXIT_OK

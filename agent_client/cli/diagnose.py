@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 
 from agent_client.cli import home_of, is_json
-from agent_client.cli.output import EXIT_FAILED, EXIT_OK, number, paint, say, say_json
+from agent_client.cli.output import EXIT_FAILED, EXIT_OK, clean, number, paint, say, say_json
 from agent_client.doctor import Check, examine
 
-_MARKS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+_MARKS = {
+    "ok": ("ok", "green"),
+    "info": ("info", "dim"),
+    "warn": ("warn", "yellow"),
+    "fail": ("FAIL", "red"),
+}
 
 
 def run_doctor(args: argparse.Namespace) -> int:
@@ -20,13 +25,15 @@ def run_doctor(args: argparse.Namespace) -> int:
         return EXIT_FAILED if failed else EXIT_OK
     for check in checks:
         _show(check)
+    warned = sum(check.level == "warn" for check in checks)
+    found = number(len(failed), "problem") + " found" if failed else "No problem found"
     say()
-    say(number(len(failed), "problem") + " found." if failed else "No problem found.")
+    say(f"{found}, {number(warned, 'warning')}." if warned else f"{found}.")
     return EXIT_FAILED if failed else EXIT_OK
 
 
 def _show(check: Check) -> None:
     mark, style = _MARKS[check.level]
-    say(f"{paint(f'{mark:<5}', style)} {check.name}: {check.finding}")
+    say(f"{paint(f'{mark:<5}', style)} {check.name}: {clean(check.finding)}")
     if check.hint:
-        say(f"      → {check.hint}")
+        say(f"      → {clean(check.hint)}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TextIO
 
 EXIT_OK: Final = 0
@@ -18,22 +17,23 @@ EXIT_NETWORK: Final = 5
 EXIT_PARTIAL: Final = 6
 EXIT_INTERRUPTED: Final = 130
 
-EXIT_CODES: Final = """\
-exit codes:
-  0  done
-  1  failed, or a problem was found
-  2  wrong usage
-  3  consent or policy refuses
-  4  not enrolled, or the credential was rejected
-  5  network or a busy console: try again later
-  6  pushed, but the console refused some lines
-  130  interrupted
-"""
+MEANING_OF_EXIT: Final[dict[int, str]] = {
+    EXIT_OK: "done",
+    EXIT_FAILED: "failed, or a problem was found",
+    EXIT_USAGE: "wrong usage",
+    EXIT_REFUSED: "consent or policy refuses",
+    EXIT_CREDENTIAL: "not enrolled, or the credential was rejected",
+    EXIT_NETWORK: "network or a busy console: try again later",
+    EXIT_PARTIAL: "sent, but some of it was refused",
+    EXIT_INTERRUPTED: "interrupted",
+}
+"""What scripts may rely on: a code is never given another meaning."""
 
 JSON_SCHEMA: Final = 1
 """Raised when a field of a ``--json`` answer changes meaning or goes away."""
 
 _STYLES: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+_LABEL_COLUMNS: Final = 13
 
 
 def say(text: str = "") -> None:
@@ -43,6 +43,8 @@ def say(text: str = "") -> None:
 
 def say_json(value: Mapping[str, object], *, to_stderr: bool = False) -> None:
     """The answer as JSON with its schema number, on stdout unless that carries data."""
+    import json
+
     shown = {"schema": JSON_SCHEMA, **value}
     text = json.dumps(shown, indent=2, ensure_ascii=False, default=str)
     (talk if to_stderr else say)(text)
@@ -61,21 +63,58 @@ def fail(message: str, hint: str = "") -> None:
         talk(f"  {hint}")
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at this stream; a dumb terminal (an editor's) does not count."""
+    return os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
 def paint(text: str, style: str, *, stream: TextIO | None = None) -> str:
     """The text in a style where the stream is a terminal and ``NO_COLOR`` is not set."""
     out = sys.stdout if stream is None else stream
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not out.isatty():
+    if os.environ.get("NO_COLOR") or not is_terminal(out):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
-def rows(pairs: Iterable[tuple[str, str]]) -> None:
-    """Lines of a label and its value; a value's further lines are indented below it."""
+def columns() -> int:
+    """The width to write for: the terminal's between 60 and 100, else 80."""
+    try:
+        return max(60, min(100, os.get_terminal_size(sys.stdout.fileno()).columns))
+    except (OSError, ValueError):
+        return 80
+
+
+def rows(pairs: Iterable[tuple[str, str]], indent: str = "") -> None:
+    """Lines of a label and its value; a value's further lines stand below its first."""
+    width = columns() - len(indent) - _LABEL_COLUMNS - 1
     for label, value in pairs:
-        first, *more = value.split("\n")
-        say(f"{paint(f'{label:<12}', 'bold')} {first}")
+        first, *more = [line for part in value.split("\n") for line in wrapped(part, width)]
+        say(f"{indent}{paint(f'{label:<{_LABEL_COLUMNS}}', 'bold')} {first}".rstrip())
         for line in more:
-            say(f"{'':<12} {line}")
+            say(f"{indent}{'':<{_LABEL_COLUMNS}} {line}")
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """The text in lines of at most ``width``; a longer word (a path, a URL) is left whole."""
+    line, length = "", 0
+    for word in text.split(" "):
+        shown = len(word) - sum(len(style) + 3 for style in _escapes(word))
+        if line and length + 1 + shown > width:
+            yield line
+            line, length = word, shown
+        else:
+            line, length = (f"{line} {word}", length + 1 + shown) if line else (word, shown)
+    yield line
+
+
+def _escapes(word: str) -> list[str]:
+    """The styles of ``paint`` in a word: they take no place on the screen."""
+    return [part.partition("m")[0] for part in word.split("\x1b[")[1:]]
+
+
+def clean(text: str) -> str:
+    """Text of others (a console, a policy, a file) without what would steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def number(count: int, noun: str, plural: str = "") -> str:
@@ -105,16 +144,23 @@ def time_text(at_ns: int) -> str:
 
 def age_text(age_ns: int) -> str:
     """How long ago: 12 s, 3 min, 5 h or 2 days; a time in the future says a wrong clock."""
-    age_s = age_ns / 1e9
-    if age_s < -1:
+    if age_ns < -1e9:
         return "in the future: is the clock right?"
+    return f"{span_text(age_ns)} ago"
+
+
+def span_text(span_ns: int) -> str:
+    """A length of time: 12 s, 3 min, 5 h or 2 days."""
+    span_s = max(span_ns, 0) / 1e9
     for limit_s, unit_s, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if age_s < limit_s:
-            return f"{max(age_s, 0) / unit_s:.0f} {unit} ago"
-    return f"{age_s / 86_400:.0f} days ago"
+        if span_s < limit_s:
+            return f"{span_s / unit_s:.0f} {unit}"
+    return f"{span_s / 86_400:.0f} days"
 
 
 def value_text(value: object, max_chars: int = 200) -> str:
     """A configuration value on one line."""
+    import json
+
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

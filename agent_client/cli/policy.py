@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 from agent_client import config
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import (
     EXIT_FAILED,
     EXIT_OK,
+    clean,
     number,
     paint,
     rows,
@@ -19,8 +21,12 @@ from agent_client.cli.output import (
     time_text,
     value_text,
 )
-from agent_client.contract.policy_keys import KEYS
+from agent_client.cli.shown import shown_value
+from agent_client.contract.policy_keys import KEYS, MAX_KEY_CHARS
 from agent_client.policy.view import PinView, PolicyView, view_policy
+
+if TYPE_CHECKING:
+    from agent_client.policy.ack import DriftItem
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -37,7 +43,7 @@ def run_show(args: argparse.Namespace) -> int:
     rows(_head(view))
     for pin in view.pins:
         say()
-        say(f"{paint(pin.key, 'bold')} = {value_text(pin.value)}")
+        say(f"{paint(clean(pin.key), 'bold')} = {_text(pin.key, pin.value)}")
         for line in _pin_lines(pin):
             say(f"    {line}")
     for problem in view.problems:
@@ -68,18 +74,18 @@ def _utc(view: PolicyView) -> time.struct_time:
 def _pin_lines(pin: PinView) -> list[str]:
     if pin.holder == "administrator":
         return ["pinned by this machine's administrator, not by the fleet"]
-    parts = [f"from {pin.layer or 'the fleet'}"]
+    parts = [f"from {clean(pin.layer) or 'the fleet'}"]
     if pin.revision:
         parts.append(f"revision {pin.revision}")
     lines = [", ".join(parts)]
     if pin.reason:
-        lines.append(f"why: {pin.reason}" + (f" ({pin.ticket})" if pin.ticket else ""))
+        lines.append(clean(f"why: {pin.reason}" + (f" ({pin.ticket})" if pin.ticket else "")))
     if pin.contact:
-        lines.append(f"ask: {pin.contact}")
+        lines.append(clean(f"ask: {pin.contact}"))
     if pin.expires_ns:
         lines.append(f"until {time_text(pin.expires_ns).split(' (')[0]}")
     if not pin.in_force:
-        lines.append(f"NOT in force: the agent sees {value_text(pin.effective)}")
+        lines.append(f"NOT in force: the agent sees {_text(pin.key, pin.effective)}")
     return lines
 
 
@@ -95,7 +101,7 @@ def _view_json(view: PolicyView) -> dict[str, object]:
         "written_ns": view.written_ns,
         "last_sync_ns": view.last_sync_ns,
         "expires_ns": view.expires_ns,
-        "pins": [pin.to_dict() for pin in view.pins],
+        "pins": [_pin_json(pin) for pin in view.pins],
         "problems": [{"code": p.code, "detail": p.detail} for p in view.problems],
     }
 
@@ -115,7 +121,7 @@ def run_sync(args: argparse.Namespace) -> int:
                 "assignment_version": result.assignment_version,
                 "revision": result.bundle_version,
                 "changed": list(result.changed),
-                "drift": [item.to_dict() for item in result.drift],
+                "drift": [_drift_json(item) for item in result.drift],
                 "reported": result.is_reported,
             }
         )
@@ -131,7 +137,7 @@ def run_sync(args: argparse.Namespace) -> int:
     if result.detail:
         talk(result.detail)
     for item in result.drift:
-        wanted, found = value_text(item.want), value_text(item.got)
+        wanted, found = _text(item.key, item.want), _text(item.key, item.got)
         talk(f"drift: {item.key} is {found}, pinned to {wanted} ({item.cause})")
     if result.status == "not_enrolled":
         talk("Enroll first: hermes-telemetry enroll URL -")
@@ -139,9 +145,9 @@ def run_sync(args: argparse.Namespace) -> int:
 
 
 def run_why(args: argparse.Namespace) -> int:
-    """Say where one key's value comes from; exit 1 when it has no value at all."""
+    """Say where one key's value comes from; exit 1 when no file sets it and we know no default."""
     home = home_of(args)
-    settings = config.load(home)
+    settings = config.load(home, expand=False)
     missing = object()
     value = settings.get(args.key, missing)
     source = settings.source(args.key)
@@ -151,30 +157,65 @@ def run_why(args: argparse.Namespace) -> int:
         for pin in view_policy(home).pins
         if pin.key == args.key or pin.key.startswith(below) or args.key.startswith(f"{pin.key}.")
     ]
+    is_set = value is not missing
     if is_json(args):
         say_json(
             {
                 "key": args.key,
-                "is_set": value is not missing,
-                "value": None if value is missing else value,
+                "is_set": is_set,
+                "value": shown_value(args.key, value) if is_set else None,
                 "source": source,
-                "pins": [pin.to_dict() for pin in pins],
+                "pins": [_pin_json(pin) for pin in pins],
             }
         )
-        return EXIT_OK if value is not missing else EXIT_FAILED
-    if value is missing:
-        say(f"{args.key} has no value in any file; the host's own default applies.")
+        return EXIT_OK if is_set else EXIT_FAILED
+    if not is_set:
+        say(f"{clean(args.key)} has no value in any file; the host's own default applies.")
+        close = _nearest_key(args.key, settings)
+        if close:
+            talk(f"Did you mean {close}?")
         return EXIT_FAILED
-    say(f"{paint(args.key, 'bold')} = {value_text(value)}")
+    say(f"{paint(clean(args.key), 'bold')} = {_text(args.key, value)}")
     say(f"    {_source_text(source)}")
     for pin in pins:
-        for line in ([f"{pin.key} = {value_text(pin.value)}"] if pin.key != args.key else []) + (
-            _pin_lines(pin)
-        ):
+        for line in (
+            [f"{clean(pin.key)} = {_text(pin.key, pin.value)}"] if pin.key != args.key else []
+        ) + _pin_lines(pin):
             say(f"    {line}")
     if args.key in KEYS:
         say(f"    {KEYS[args.key].help}")
     return EXIT_OK
+
+
+def _nearest_key(key: str, settings: config.ClientConfig) -> str:
+    """The known key that was probably meant; "" when none is close."""
+    from difflib import get_close_matches
+
+    # A key as long as a document is nobody's mistyping, and comparing it would take minutes.
+    if len(key) > MAX_KEY_CHARS:
+        return ""
+    by_end = {name.removeprefix("telemetry."): name for name in KEYS}
+    names = {**by_end, **{name: name for name in (*settings.sources, *KEYS)}}
+    close = get_close_matches(key, names, n=1, cutoff=0.75)
+    return clean(names[close[0]]) if close else ""
+
+
+def _text(key: str, value: object) -> str:
+    return clean(value_text(shown_value(key, value)))
+
+
+def _pin_json(pin: PinView) -> dict[str, object]:
+    return pin.to_dict() | {
+        "value": shown_value(pin.key, pin.value),
+        "effective": shown_value(pin.key, pin.effective),
+    }
+
+
+def _drift_json(item: DriftItem) -> dict[str, object]:
+    return item.to_dict() | {
+        "want": shown_value(item.key, item.want),
+        "got": shown_value(item.key, item.got),
+    }
 
 
 def _source_text(source: config.Source) -> str:

@@ -72,7 +72,7 @@ class PolicyView:
 
 def view_policy(home: Path | None = None, *, now_ns: int | None = None) -> PolicyView:
     """The policy in force for a home."""
-    layers = config.read_layers(home)
+    layers = config.read_layers(home, expand=False)  # to be shown: no value of the environment
     owned = Ownership() if layers.managed_dir is None else load_ownership(layers.managed_dir)
     state = load_state(layers.home)
     credential = load_credential(layers.home)

@@ -64,16 +64,16 @@ def test_status_tells_of_each_switch_and_its_source(
         "  retention_days: many\n  export: {console: {enabled: false}}\n",
     )
     shown = said(capsys, "status")
-    assert "off: nothing is recorded (user)" in shown
-    assert "telemetry.allow_aggregate is off (user)" in shown
-    assert "pushing is off (user)" in shown
+    assert "off  nothing is recorded (config.yaml)" in shown
+    assert "consent aggregate (config.yaml), allowed: NO (config.yaml)" in shown
+    assert "pushing is switched off (config.yaml)" in shown
     assert "telemetry.retention_days: Use a whole number." in shown
     assert "hermes config set telemetry.local true" in shown
 
 
 def test_status_says_when_aggregate_is_open(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure(home, "telemetry: {consent_state: aggregate}\n")
-    assert "open: consent aggregate (user)" in said(capsys, "status")
+    assert "on   consent aggregate (config.yaml), allowed: yes (default)" in said(capsys, "status")
 
 
 def test_status_tells_of_a_refused_batch_and_credential(
