@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from agent_client.contract.redact import redact_text
-from agent_client.export import REDACTOR_MISSING, UNAVAILABLE_BYTES
+from agent_client.contract.redact import UNAVAILABLE, redact_text
+from agent_client.export import REDACTOR_MISSING
 from agent_client.http import NetworkError, printable, retry_after_s
 from agent_client.otlp.encode import (
     LOGS,
@@ -88,7 +88,7 @@ class Delivery:
         if signal in self._not_offered:
             self.reject(signal, count)
             return
-        if UNAVAILABLE_BYTES in body:
+        if UNAVAILABLE.encode() in body:
             raise EndedError("failed", EXIT_FAILED, "redactor", REDACTOR_MISSING)
         if len(body) > MAX_BODY_BYTES and count > 1 and signal != METRICS:
             raise TooLargeError

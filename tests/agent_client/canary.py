@@ -25,7 +25,7 @@ class Canary:
     @property
     def text(self) -> str:
         """A sentence with the word in it, and with characters that encodings change."""
-        return f"please {self.token} ünd {{}} & \"{self.token}\""
+        return f'please {self.token} ünd {{}} & "{self.token}"'
 
     def traces_in(self, data: bytes) -> list[str]:
         """The disguises in which the word, or half of it, occurs."""
@@ -51,7 +51,7 @@ class Canary:
 def canary_of(field: str, number: int = 0) -> Canary:
     """The canary of a field: letters and digits that spell nothing and match no rule."""
     mixed = zlib.crc32(f"{field}/{number}".encode()), zlib.crc32(f"{number}/{field}!".encode())
-    letters = "".join(chr(ord("g") + int(digit, 16)) for digit in "%08x%08x" % mixed)
+    letters = "".join(chr(ord("g") + int(digit, 16)) for digit in f"{mixed[0]:08x}{mixed[1]:08x}")
     return Canary(field, f"qz{letters}xk{letters[::-1][:4]}")
 
 
