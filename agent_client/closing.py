@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from agent_client.contract.events import SpanEvent
@@ -23,7 +24,9 @@ SELECT max(t) FROM (
   SELECT max(coalesce(end_ns, start_ns)) AS t FROM tel_model_calls WHERE run_id = :run
   UNION ALL SELECT max(coalesce(end_ns, start_ns)) FROM tel_tool_calls WHERE run_id = :run
   UNION ALL SELECT max(coalesce(end_ns, start_ns)) FROM tel_spans WHERE run_id = :run
-  UNION ALL SELECT max(ts_ns) FROM tel_error_events WHERE run_id = :run)
+  UNION ALL SELECT max(ts_ns) FROM tel_error_events WHERE run_id = :run
+  UNION ALL SELECT max(coalesce(end_ns, start_ns)) FROM tel_runs
+            WHERE trace_id = :trace AND parent_run_id = :run)
 """
 _COUNTS = """
 SELECT (SELECT count(*) FROM tel_model_calls WHERE run_id = :run),
@@ -61,18 +64,38 @@ WHERE parent_span_id <> :run
   AND NOT EXISTS (SELECT 1 FROM tel_spans s WHERE s.span_id = c.parent_span_id)
 GROUP BY parent_span_id
 """
-_LAST_TURN_BEFORE = """
-SELECT span_id FROM tel_spans WHERE run_id = ? AND kind = 'turn' AND start_ns <= ?
-ORDER BY start_ns DESC LIMIT 1
+_TURNS = "SELECT start_ns, span_id FROM tel_spans WHERE run_id = ? AND kind = 'turn'"
+_CHILDREN = """
+SELECT run_id, start_ns, end_ns FROM tel_runs
+WHERE trace_id = ? AND parent_run_id = ? AND end_ns IS NOT NULL ORDER BY start_ns
 """
 
 
+@dataclass(slots=True)
+class _Turn:
+    """A turn without a span, from the first row that names it to the last."""
+
+    span_id: str
+    trace_id: str | None
+    start_ns: int
+    end_ns: int
+    has_given_up: bool
+    model_call_count: float
+    tool_call_count: float
+    error_count: float
+
+
 def closing_event(connection: sqlite3.Connection, run_id: str) -> dict[str, object] | None:
-    """A run whose process is gone as it ended: failed after a request given up, else abandoned."""
+    """A run whose process is gone as it ended: failed after a request given up, else abandoned.
+
+    It ends with the last thing that was seen of it or of its subagents, which are closed first.
+    """
     event = run_event(connection, run_id)
     if event is None:
         return None
-    last_ns = connection.execute(_LAST_EVENT, {"run": run_id}).fetchone()[0]
+    last_ns = connection.execute(
+        _LAST_EVENT, {"run": run_id, "trace": event["trace_id"]}
+    ).fetchone()[0]
     error = connection.execute(_LAST_ERROR, (run_id,)).fetchone()
     has_failed = error is not None and error[1] == "none" and error[0] >= (last_ns or 0)
     model_calls, tool_calls, errors = connection.execute(_COUNTS, {"run": run_id}).fetchone()
@@ -96,44 +119,62 @@ def given_up_runs(connection: sqlite3.Connection, *, has_living: bool) -> list[s
     return [row[0] for row in connection.execute(_GIVEN_UP, (until_ns,)).fetchall()]
 
 
-def missing_turns(
+def owed_spans(
     connection: sqlite3.Connection, run_id: str, *, only_given_up: bool = False
 ) -> list[SpanEvent]:
-    """The turns that a run's rows name and that have no span, from the first row to the last."""
-    found = connection.execute(_MISSING_TURNS, {"run": run_id}).fetchall()
-    return [
+    """The turns that a run's rows name and that have no span, and its subagents' without one.
+
+    With ``only_given_up`` turns that may yet go on are left alone.
+    """
+    turns = [_Turn(*row) for row in connection.execute(_MISSING_TURNS, {"run": run_id})]
+    turns = [turn for turn in turns if turn.has_given_up or not only_given_up]
+    subagents = _missing_subagents(connection, run_id, turns)
+    spans = [
         turn_span(
-            span_id,
+            turn.span_id,
             run_id,
-            trace_id,
-            (start_ns, end_ns),
-            "failed" if gave_up else "abandoned",
-            model_call_count=int(model_calls),
-            tool_call_count=int(tool_calls),
-            error_count=int(faults),
+            turn.trace_id,
+            (turn.start_ns, turn.end_ns),
+            "failed" if turn.has_given_up else "abandoned",
+            model_call_count=int(turn.model_call_count),
+            tool_call_count=int(turn.tool_call_count),
+            error_count=int(turn.error_count),
         )
-        for span_id, trace_id, start_ns, end_ns, gave_up, model_calls, tool_calls, faults in found
-        if gave_up or not only_given_up
+        for turn in turns
     ]
+    return [*spans, *subagents]
 
 
-def missing_subagent(connection: sqlite3.Connection, run_id: str) -> SpanEvent | None:
-    """The span of a subagent's run in its parent's, where no stop told of it."""
-    child = run_event(connection, run_id)
-    parent_id = child and child["parent_run_id"]
-    if child is None or not isinstance(parent_id, str):
-        return None
-    span_id = span_id_of(run_id, "subagent")
-    if connection.execute("SELECT 1 FROM tel_spans WHERE span_id = ?", (span_id,)).fetchone():
-        return None
-    start_ns, end_ns = child["start_ns"], child["end_ns"]
-    assert isinstance(start_ns, int)  # noqa: S101  # by schema
-    turn = connection.execute(_LAST_TURN_BEFORE, (parent_id, start_ns)).fetchone()
-    return subagent_span(
-        run_id,
-        parent_id,
-        str(child["trace_id"]),
-        turn[0] if turn else None,
-        (start_ns, end_ns if isinstance(end_ns, int) else start_ns),
-        "abandoned",
+def _missing_subagents(
+    connection: sqlite3.Connection, run_id: str, turns: list[_Turn]
+) -> list[SpanEvent]:
+    """Subagents whose stop nobody told of, each in the turn that began last before it.
+
+    A turn that is owed as well lasts as long as its subagents.
+    """
+    run = run_event(connection, run_id)
+    trace_id = None if run is None else run["trace_id"]
+    known = [
+        (start_ns, span_id, None) for start_ns, span_id in connection.execute(_TURNS, (run_id,))
+    ]
+    all_turns = sorted(
+        [*known, *((turn.start_ns, turn.span_id, turn) for turn in turns)], key=_start
     )
+    spans: list[SpanEvent] = []
+    for child_id, start_ns, end_ns in connection.execute(_CHILDREN, (trace_id, run_id)).fetchall():
+        span_id = span_id_of(child_id, "subagent")
+        if connection.execute("SELECT 1 FROM tel_spans WHERE span_id = ?", (span_id,)).fetchone():
+            continue
+        parents = [turn for turn in all_turns if turn[0] <= start_ns]
+        parent_id, owed = parents[-1][1:] if parents else (None, None)
+        if owed is not None:
+            owed.end_ns = max(owed.end_ns, end_ns)
+        times_ns = start_ns, end_ns
+        spans.append(
+            subagent_span(child_id, run_id, str(trace_id), parent_id, times_ns, "abandoned")
+        )
+    return spans
+
+
+def _start(turn: tuple[int, str, _Turn | None]) -> int:
+    return turn[0]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_client.closing import closing_event, given_up_runs, missing_subagent, missing_turns
+from agent_client.closing import closing_event, given_up_runs, owed_spans
 from agent_client.contract.events import SpanEvent
 from agent_client.costs import LOOK_BACK_S, overridden_sessions, priced_runs, read_costs
 from agent_client.files import telemetry_dir
@@ -78,27 +78,32 @@ def _close_runs(journal: Journal, connection: sqlite3.Connection, living: set[st
     orphans = [
         run_id
         for run_id, process_id in connection.execute(
-            "SELECT run_id, process_id FROM tel_open_runs"
+            "SELECT o.run_id, process_id FROM tel_open_runs o LEFT JOIN tel_runs r USING (run_id) "
+            "ORDER BY start_ns DESC"  # subagents before those who sent them
         ).fetchall()
         if process_id not in living
     ]
-    closing = [closing_event(connection, run_id) for run_id in orphans]
+    closed: list[dict[str, object]] = []
     for run_id in orphans:
+        event = closing_event(connection, run_id)
         connection.execute("DELETE FROM tel_open_runs WHERE run_id = ?", (run_id,))
-    journal.append_events(connection, [event for event in closing if event])
+        if event is not None:
+            journal.append_events(connection, [event])
+            closed.append(event)
+    # A parent that ended in order may owe the span of a subagent that did not.
+    parents = {event["parent_run_id"] for event in closed} - {None, *orphans}
     for run_id in orphans:
-        _append(journal, connection, missing_turns(connection, run_id))
-    # After all turns: a subagent's parent is one of them.
-    subagents = [missing_subagent(connection, run_id) for run_id in orphans]
-    _append(journal, connection, [span for span in subagents if span])
-    return sum(1 for event in closing if event)
+        _append(journal, connection, owed_spans(connection, run_id))
+    for run_id in sorted(map(str, parents)):
+        _append(journal, connection, owed_spans(connection, run_id, only_given_up=True))
+    return len(closed)
 
 
 def _end_given_up_turns(
     journal: Journal, connection: sqlite3.Connection, *, has_living: bool
 ) -> None:
     for run_id in given_up_runs(connection, has_living=has_living):
-        _append(journal, connection, missing_turns(connection, run_id, only_given_up=True))
+        _append(journal, connection, owed_spans(connection, run_id, only_given_up=True))
 
 
 def _append(journal: Journal, connection: sqlite3.Connection, spans: list[SpanEvent]) -> None:

@@ -65,6 +65,7 @@ class Run:
     has_given_up: bool = False
     awaits_model: bool = False
     is_new: bool = True
+    is_final: bool = False
     first_turn_ns: int | None = None
     open_turns: OrderedDict[str, Turn] = field(default_factory=OrderedDict)
     ended_turns: OrderedDict[str, Turn] = field(default_factory=OrderedDict)

@@ -213,6 +213,7 @@ class RunTracker:
             else:
                 self._end_turns(run, reason, now_ns)
             self._close(run, reason, now_ns)
+            self._end_unheard_subagent(run, now_ns)
 
     def on_session_finalize(self, payload: Payload) -> None:
         """The session's boundary: closes what no turn end has closed."""
@@ -224,6 +225,11 @@ class RunTracker:
             self._end_turns(run, "interrupted", now_ns)
             if run.end_ns is None:
                 self._close(run, "failed" if run.has_given_up else "interrupted", now_ns)
+            run.is_final = True
+            for child_id, subagent in list(self._subagents.items()):
+                child = self._runs.get(child_id)
+                if subagent.parent is run and child is not None and child.end_ns is not None:
+                    self._end_unheard_subagent(child, child.end_ns)
 
     # -- state ------------------------------------------------------------------------------
 
@@ -263,6 +269,7 @@ class RunTracker:
                 return turn
         if run.end_ns is not None:
             run.end_ns = run.end_reason = None
+            run.is_final = False
             self._emit_run(run)
         return turn
 
@@ -315,6 +322,13 @@ class RunTracker:
         run.end_turn(turn_id)
         self._emit(turn.span(reason, end_ns))
         self._emit_message(turn, end_ns, turn_status(reason))
+
+    def _end_unheard_subagent(self, child: Run, end_ns: int) -> None:
+        """A subagent that outlived its session: nobody waits to tell of its stop."""
+        subagent = self._subagents.get(child.session_id)
+        if subagent is not None and subagent.parent.is_final:
+            del self._subagents[child.session_id]
+            self._emit(subagent.span(child.run_id, end_ns, child.end_reason, None))
 
     def _close(self, run: Run, reason: str, at_ns: int) -> None:
         run.end_ns = max(at_ns, run.start_ns)

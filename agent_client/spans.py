@@ -34,7 +34,16 @@ closed list: goals, summaries and commands have no place."""
 _TURN_STATUSES: Final = {"completed": "ok", "interrupted": "interrupted", "abandoned": "abandoned"}
 _ROLES: Final = {"leaf": "leaf", "orchestrator": "orchestrator"}
 _OUTCOMES: Final = {
-    word: word for word in ("completed", "error", "failed", "interrupted", "timeout", "abandoned")
+    word: word
+    for word in (
+        "abandoned",
+        "completed",
+        "error",
+        "failed",
+        "interrupted",
+        "max_iterations",
+        "timeout",
+    )
 }
 _SURFACES: Final = {word: word for word in ("cli", "gateway", "smart")}
 _DECIDERS: Final = {"aux_llm": "aux_llm"}

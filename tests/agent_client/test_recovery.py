@@ -321,7 +321,8 @@ def test_a_subagent_that_stopped_is_not_told_of_again(tmp_path: Path) -> None:
 def test_recovered_spans_are_made_once_by_however_many_and_survive_a_rebuild(
     tmp_path: Path,
 ) -> None:
-    killed(tmp_path, open_run(), turn_call(), open_run(1, parent_run_id="run-0"), turn_call(1))
+    child = open_run(1, trace_id="trace-0", parent_run_id="run-0")
+    killed(tmp_path, open_run(), turn_call(), child, turn_call(1))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: recover(tmp_path), range(8)))
     rows, records = all_rows(tmp_path), log_records(tmp_path)
