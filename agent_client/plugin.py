@@ -22,6 +22,7 @@ from agent_client.policy.posture import resolve
 from agent_client.runs import Payload, RunTracker
 
 if TYPE_CHECKING:
+    from agent_client.otlp.streamer import Streamer
     from agent_client.pusher import BackgroundPusher
 
 HOOKS: Final = {
@@ -63,6 +64,7 @@ _emitter: Emitter | None = None
 _tracker: RunTracker | None = None
 _pushing_pid = 0
 _pusher: BackgroundPusher | None = None
+_streamer: Streamer | None = None
 
 
 @never_raise("plugin.register")
@@ -128,6 +130,19 @@ def _push_later(home: Path) -> None:
 
     _pusher = BackgroundPusher(home)
     _pusher.start()
+    _stream_otlp(home)
+
+
+@never_raise("plugin.otlp")
+def _stream_otlp(home: Path) -> None:
+    """Hear of durable batches, where there is something to encode them with."""
+    global _streamer  # noqa: PLW0603  # one a process; a forked child's goes on by itself
+    from agent_client.otlp.encode import is_installed
+
+    if _streamer is None and _emitter is not None and is_installed():
+        from agent_client.otlp.streamer import start_streamer
+
+        _streamer = start_streamer(home, _emitter)
 
 
 def _is_recording() -> bool:
