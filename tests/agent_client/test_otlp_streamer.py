@@ -160,20 +160,20 @@ def test_a_collector_that_hangs_costs_the_recorder_nothing(
 
 FORKING = """
 from agent_client import config
-from agent_client.otlp import streamer
 from agent_client.otlp.state import otlp_state
+from agent_client.otlp.streamer import Streamer
 from tests.agent_client.builders import wait_until
-streamer.GATHER_S = 0.0
 is_sent = lambda: otlp_state(home, config.load(home)).cursor == expected
 emitter = Emitter(home)
 expected = 1
-streaming = streamer.start_streamer(home, emitter)
+streamer = Streamer(home, gather_s=0.0, retry_s=0.01)
+emitter.subscribe(streamer.wake)
 emitter.emit(run_event())
 wait_until(is_sent)
 child = os.fork()
 expected = 2
 if not child:
-    assert streaming.stop()  # it has no thread of its own yet
+    assert streamer.stop()  # it has no thread of its own yet
     emitter.emit(model_call())
     wait_until(is_sent)
     os._exit(0)
