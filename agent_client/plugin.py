@@ -27,6 +27,7 @@ from agent_client.runs import RunTracker
 from agent_client.subscribers import Batch
 
 if TYPE_CHECKING:
+    from agent_client.otlp.streamer import Streamer
     from agent_client.pusher import BackgroundPusher
 
 HOOKS: Final = {
@@ -69,6 +70,7 @@ _emitter: Emitter | None = None
 _tracker: RunTracker | None = None
 _pushing_pid = 0
 _pusher: BackgroundPusher | None = None
+_streamer: Streamer | None = None
 
 
 @never_raise("plugin.register")
@@ -137,6 +139,19 @@ def _push_later(home: Path) -> None:
 
     _pusher = BackgroundPusher(home)
     _pusher.start()
+    _stream_otlp(home)
+
+
+@never_raise("plugin.otlp")
+def _stream_otlp(home: Path) -> None:
+    """Hear of durable batches, where there is something to encode them with."""
+    global _streamer  # noqa: PLW0603  # one a process; a forked child's goes on by itself
+    from agent_client.otlp.encode import is_installed
+
+    if _streamer is None and _emitter is not None and is_installed():
+        from agent_client.otlp.streamer import start_streamer
+
+        _streamer = start_streamer(home, _emitter)
 
 
 class _TurnEnds:

@@ -13,11 +13,14 @@ import pytest
 
 from agent_client import emitter as emitter_module
 from agent_client import plugin, pusher
+from agent_client.otlp import streamer
 from tests.agent_client.accounts import host_accounts, usage
 from tests.agent_client.builders import query
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.hooks import SESSION, Host
 from tests.agent_client.loopback_console import LoopbackConsole
+from tests.agent_client.otlp_homes import configure
+from tests.agent_client.otlp_receiver import OtlpReceiver
 
 Hooks = list[tuple[str, Callable[..., None]]]
 
@@ -69,8 +72,11 @@ def home(
     monkeypatch.setattr(plugin, "_emitter", None)
     monkeypatch.setattr(plugin, "_tracker", None)
     monkeypatch.setattr(plugin, "_pushing_pid", 0)
+    monkeypatch.setattr(plugin, "_streamer", None)
     monkeypatch.setattr(plugin, "PUSH_AFTER_S", 3600.0)
     yield tmp_path
+    if plugin._streamer is not None:
+        assert plugin._streamer.stop()
     if plugin._emitter is not None:
         plugin._emitter.close()
     emitter_module.set_emitter(None)
@@ -116,6 +122,29 @@ def test_a_process_that_lives_on_pushes_by_itself(
         assert eventually(lambda: len(console.rows) >= 3)
         assert plugin._pusher is not None
         assert plugin._pusher.stop()
+
+
+def test_a_process_that_lives_on_streams_to_its_collector(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "PUSH_AFTER_S", 0.0)
+    monkeypatch.setattr(streamer, "GATHER_S", 0.0)
+    with OtlpReceiver() as receiver:
+        configure(home, receiver.url)
+        record(home)
+        context = Context()
+        plugin.register(context)
+        context.fire("on_session_start", session_id=SESSION, platform="cli")
+        assert eventually(lambda: len(receiver.spans) >= 3)
+        assert plugin._pusher is not None
+        assert plugin._pusher.stop()
+
+
+def test_without_the_extra_nothing_streams(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_client.otlp.encode.find_spec", lambda _name: None)
+    plugin.register(Context())
+    plugin._stream_otlp(home)
+    assert plugin._streamer is None
 
 
 def test_a_process_starts_one_push_thread(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
