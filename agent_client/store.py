@@ -121,6 +121,14 @@ class Store:
                 self.connection.execute("ROLLBACK")
             raise StoreError(f"state not saved ({type(error).__name__})") from error
 
+    def state_keys(self, name: str) -> list[str]:
+        """The bookkeeping keys that are ``name`` or begin with it and a dot."""
+        rows = self.connection.execute(
+            "SELECT key FROM tel_state WHERE key = ? OR substr(key, 1, ?) = ?",
+            (name, len(name) + 1, f"{name}."),
+        )
+        return [str(row[0]) for row in rows]
+
     def last_seq(self) -> int:
         """The highest ``seq`` given out; 0 before the first row."""
         return int(self.state_get("seq") or 0)

@@ -27,6 +27,13 @@ class Posture:
         """The gate of the aggregate plane: the operator allows it and the user opted in."""
         return self.allow_aggregate and self.consent_state == "aggregate"
 
+    def may_upload_trajectories(self) -> bool:
+        """The gate of content on the way to a console: shut in this version, whatever is set.
+
+        ``trajectories_enabled`` unlocks the export to the owner's own destinations only.
+        """
+        return False
+
 
 def resolve(config: ClientConfig | Mapping[str, object]) -> Posture:
     """The posture of a configuration (ours, or the host's plain dictionary). No I/O, never raises.
