@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -104,8 +105,8 @@ def export(
     del config  # the trajectories gate opens with the content export of the next step
     warnings = (CONTENT_CLOSED,) if include_content else ()
     counts: dict[str, int] = {}
-    with Store(home) as store:
-        lines = _lines(store, since_ns, counts)
+    # Closed before the store: a reader that goes away leaves the generator in the middle.
+    with Store(home) as store, closing(_lines(store, since_ns, counts)) as lines:
         if fmt == "json":
             out.write(b'{"records": [')
             joined = ((b",\n" if number else b"\n") + line for number, line in enumerate(lines))
@@ -116,7 +117,7 @@ def export(
     return ExportReport(counts, warnings)
 
 
-def _lines(store: Store, since_ns: int | None, counts: dict[str, int]) -> Iterator[bytes]:
+def _lines(store: Store, since_ns: int | None, counts: dict[str, int]) -> Generator[bytes]:
     # One read transaction: a table written to meanwhile does not tear the file.
     connection: sqlite3.Connection = store.connection
     connection.execute("BEGIN")
