@@ -8,17 +8,16 @@ from typing import Protocol
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import clean, fail, number, say, say_json, talk
-from agent_client.cli.shown import shown_url
 from agent_client.cli.ticker import Ticker
 
 
 class DrainReport(Protocol):
-    """What ``otlp.drain`` answers, as far as it is shown."""
+    """What ``otlp.drain`` answers, as far as it is shown; counts by signal."""
 
     status: str
     exit_code: int
-    sent: int
-    rejected: int
+    sent: dict[str, int]
+    rejected: dict[str, int]
     left: int
     endpoint: str
     reason: str
@@ -27,14 +26,12 @@ class DrainReport(Protocol):
 
 
 def drain_otlp(args: argparse.Namespace) -> int:
-    """Drain once; the exit code says whether anything is left to be done."""
-    from agent_client.recovery import recover
-
+    """Send once what is pending; the exit code says whether anything is left to be done."""
     home = home_of(args)
-    with Ticker("sending to the collector"):
-        recover(home)
-        report: DrainReport = import_module("agent_client.otlp").drain(home)
-    endpoint = shown_url(report.endpoint)
+    with Ticker("sending to the collector") as ticker:
+        report: DrainReport = import_module("agent_client.otlp.drain").drain(
+            home, on_batch=lambda so_far: ticker.note(_counts(so_far.sent))
+        )
     if is_json(args):
         say_json(
             {
@@ -43,20 +40,27 @@ def drain_otlp(args: argparse.Namespace) -> int:
                 "sent": report.sent,
                 "rejected": report.rejected,
                 "left": report.left,
-                "endpoint": endpoint,
+                "endpoint": report.endpoint,
                 "reason": report.reason,
                 "detail": report.detail,
                 "missing_variables": list(report.missing),
             }
         )
         return report.exit_code
-    counts = (
-        f"{number(report.sent, 'span')} sent, {report.rejected:,} refused, {report.left:,} left"
+    where = f" to {clean(report.endpoint)}" if report.endpoint else ""
+    say(
+        f"{_counts(report.sent)} sent{where}, {sum(report.rejected.values()):,} refused, "
+        f"{number(report.left, 'row')} left"
     )
     if report.exit_code:
-        why = ": ".join(clean(part) for part in (report.reason, report.detail) if part)
-        fail(f"{report.status.replace('_', ' ')}: {why}")
-        for variable in report.missing:
-            talk(f"  ${variable} is not set: export it where this command runs.")
-    say(f"{counts}" + (f" ({endpoint})" if endpoint else ""))
+        because = [
+            part for part in (report.reason, report.detail) if part and part != report.status
+        ]
+        fail(": ".join(clean(part) for part in (report.status, *because)))
+    for variable in report.missing:
+        talk(f"  ${clean(variable)} has no usable value here: its header was not sent")
     return report.exit_code
+
+
+def _counts(by_signal: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in by_signal.items() if count) or "nothing"

@@ -34,7 +34,7 @@ EXITS_OF_VERB: Final[dict[str, tuple[int, ...]]] = {
     "unenroll": (0, 1),
     "push": (0, 1, 3, 4, 5, 6),
     "policy show": (0,),
-    "policy sync": (0, 1, 3, 4, 5),
+    "policy sync": (0, 1, 4, 5),
     "policy why": (0, 1),
     "doctor": (0, 1),
     "completion": (0,),
@@ -198,10 +198,11 @@ def _add_keeping_verbs(verbs: _Verbs) -> None:
     _verb(verbs, "rebuild", "make the database again from the event log")
     prune = _verb(verbs, "prune", "remove log and rows older than the retention", "--dry-run")
     prune.add_argument(
-        "--days", type=_days, metavar="N", help="instead of telemetry.retention_days"
+        "--days", type=_whole_days, metavar="N", help="instead of telemetry.retention_days"
     )
     prune.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
     prune.add_argument("--yes", action="store_true", help="do not ask before removing more")
+    prune.add_argument("--force", action="store_true", help="although the clock has jumped")
 
 
 def _add_network_verbs(verbs: _Verbs) -> None:
@@ -259,14 +260,16 @@ def _add_helping_verbs(verbs: _Verbs) -> None:
 
 
 INSTALL_COMPLETION: Final = """\
-Print a script by which a shell completes hermes-telemetry. Install it with:
-  bash  hermes-telemetry completion bash \\
-          > ~/.local/share/bash-completion/completions/hermes-telemetry
-  zsh   hermes-telemetry completion zsh > ~/.zfunc/_hermes-telemetry
-          and in ~/.zshrc: fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit
-  fish  hermes-telemetry completion fish \\
-          > ~/.config/fish/completions/hermes-telemetry.fish
-`hermes telemetry ...` is completed by the host, which knows no words of plugins."""
+Print a script by which a shell completes hermes-telemetry. To install it:
+  bash: hermes-telemetry completion bash \\
+            > ~/.local/share/bash-completion/completions/hermes-telemetry
+  zsh:  hermes-telemetry completion zsh > ~/.zfunc/_hermes-telemetry
+        and in ~/.zshrc:
+            fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit
+  fish: hermes-telemetry completion fish \\
+            > ~/.config/fish/completions/hermes-telemetry.fish
+`hermes telemetry ...` is completed by the host, which knows no words of
+plugins: there nothing can be completed."""
 
 
 def _days(text: str) -> float:
@@ -277,3 +280,10 @@ def _days(text: str) -> float:
     if not 0 < days <= 36_500:
         raise argparse.ArgumentTypeError("give a number of days above 0")
     return days
+
+
+def _whole_days(text: str) -> int:
+    days = _days(text)
+    if days != int(days):
+        raise argparse.ArgumentTypeError("give a whole number of days")
+    return int(days)

@@ -161,7 +161,7 @@ def run_why(args: argparse.Namespace) -> int:
     if is_json(args):
         say_json(
             {
-                "key": args.key,
+                "key": args.key if is_set else _typed_key(args.key),
                 "is_set": is_set,
                 "value": shown_value(args.key, value) if is_set else None,
                 "source": source,
@@ -170,7 +170,7 @@ def run_why(args: argparse.Namespace) -> int:
         )
         return EXIT_OK if is_set else EXIT_FAILED
     if not is_set:
-        say(f"{clean(args.key)} has no value in any file; the host's own default applies.")
+        say(f"{_typed_key(args.key)} has no value in any file; the host's own default applies.")
         close = _nearest_key(args.key, settings)
         if close:
             talk(f"Did you mean {close}?")
@@ -185,6 +185,13 @@ def run_why(args: argparse.Namespace) -> int:
     if args.key in KEYS:
         say(f"    {KEYS[args.key].help}")
     return EXIT_OK
+
+
+def _typed_key(key: str) -> str:
+    """A key that no file has, as typed; it may be anything, a token from the clipboard included."""
+    from agent_client.contract.redact import redact_text
+
+    return clean(redact_text(key))
 
 
 def _nearest_key(key: str, settings: config.ClientConfig) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
-from agent_client.contract.policy_keys import KEYS, value_fault
+from agent_client.config import as_uuid
+from agent_client.contract.policy_keys import KEYS, PolicyKey, value_fault
 
-_HARMLESS = frozenset({"bool", "int", "enum", "env_map"})
-"""Types whose good values cannot hold a secret; the others go through the redactor."""
+NOT_USABLE: Final = "[not a usable value]"
+"""A value that does not fit its key may be anything, a key pasted into the wrong line included."""
 
 
 def shown_value(key: str, value: object) -> object:
@@ -15,12 +17,9 @@ def shown_value(key: str, value: object) -> object:
 
     Read it without expansion (``config.load(…, expand=False)``): ``${VAR}`` then stays a name.
     """
+    if key in KEYS:
+        return _typed(KEYS[key], value)
     if value is None or isinstance(value, bool):
-        return value
-    entry = KEYS.get(key)
-    if entry is not None and entry.type == "url":
-        return shown_url(value)
-    if entry is not None and entry.type in _HARMLESS and not value_fault(key, value):
         return value
     from agent_client.contract.redact import redact_record
 
@@ -32,7 +31,7 @@ def shown_value(key: str, value: object) -> object:
     scrubbed: object = redact_record(tree)
     for _ in parts:
         scrubbed = next(iter(scrubbed.values())) if isinstance(scrubbed, dict) else scrubbed
-    return scrubbed
+    return _with_typed(key, value, scrubbed)
 
 
 def shown_url(url: object) -> str:
@@ -46,3 +45,26 @@ def shown_url(url: object) -> str:
         return text and "not an address"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}" + ("?…" if parts.query else "")
+
+
+def _typed(entry: PolicyKey, value: object) -> object:
+    """A value of ours: its type says what may be seen of it."""
+    if value is None or value == entry.default:
+        return value
+    if entry.type == "url":
+        return shown_url(value)
+    if entry.type == "str":
+        return as_uuid(value) or NOT_USABLE
+    return NOT_USABLE if value_fault(entry.key, value) else value
+
+
+def _with_typed(key: str, value: object, scrubbed: object) -> object:
+    """The scrubbed map with our own keys in it as their types have them."""
+    if key in KEYS:
+        return _typed(KEYS[key], value)
+    if not isinstance(value, dict) or not isinstance(scrubbed, dict):
+        return scrubbed
+    pairs = zip(value.items(), scrubbed.items(), strict=True)
+    return {
+        shown: _with_typed(f"{key}.{name}", inner, clean) for (name, inner), (shown, clean) in pairs
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from agent_client.policy.view import PolicyView, view_policy
 from agent_client.progress import Progress
 
 DATABASE: Final = "telemetry.db"
-LOGS: Final = "events*.jsonl*"
+LOGS: Final = ("events.jsonl", "events-*.jsonl")
 """The event log and, once it was rotated, its earlier segments."""
 
 
@@ -63,6 +64,21 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class Otlp:
+    """The collector: what is configured and, when it is switched on, what has been sent."""
+
+    is_enabled: bool
+    endpoint: str
+    headers: tuple[Header, ...]
+    problem: str = ""
+    left: int = 0
+    success_ns: int = 0
+    last_ns: int = 0
+    last_status: str = ""
+    last_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything that ``status`` shows."""
 
@@ -72,12 +88,7 @@ class Status:
     recorded: Recorded
     policy: PolicyView
     files: Files
-    otlp_endpoint: str
-    otlp_headers: tuple[Header, ...]
-
-    def is_on(self, key: str) -> bool:
-        """Whether a switch is on."""
-        return self.settings.get(key) is True
+    otlp: Otlp
 
 
 def run_status(args: argparse.Namespace) -> int:
@@ -97,7 +108,6 @@ def gather(home: Path) -> Status:
     settings = config.load(home)
     credential = load_credential(home)
     recorded = _recorded(home, credential)  # first: it moves spools into the log
-    endpoint, headers = otlp_of(settings)
     return Status(
         settings=settings,
         posture=resolve(settings),
@@ -105,19 +115,32 @@ def gather(home: Path) -> Status:
         recorded=recorded,
         policy=view_policy(home),
         files=_files(telemetry_dir(home)),
-        otlp_endpoint=endpoint,
-        otlp_headers=headers,
+        otlp=_otlp(home, settings),
     )
 
 
-def otlp_of(settings: config.ClientConfig) -> tuple[str, tuple[Header, ...]]:
-    """The OTLP address as it may be shown, and its headers."""
-    url = shown_url(settings.get("telemetry.export.otlp.endpoint"))
+def _otlp(home: Path, settings: config.ClientConfig) -> Otlp:
     found = settings.get("telemetry.export.otlp.headers_env")
     named = found if isinstance(found, dict) else {}
-    return url, tuple(
+    headers = tuple(
         Header(str(name), str(variable), bool(settings.environ.get(str(variable))))
         for name, variable in sorted(named.items())
+    )
+    endpoint = shown_url(settings.get("telemetry.export.otlp.endpoint"))
+    if settings.get("telemetry.export.otlp.enabled") is not True:
+        return Otlp(is_enabled=False, endpoint=endpoint, headers=headers)
+    # Loaded only where it is switched on: it knows what has been sent to this very endpoint.
+    state = import_module("agent_client.otlp.state").otlp_state(home, settings)
+    return Otlp(
+        is_enabled=True,
+        endpoint=endpoint,
+        headers=tuple(Header(h.name, h.variable, h.is_set) for h in state.headers),
+        problem=state.problem,
+        left=state.left,
+        success_ns=state.success_ns,
+        last_ns=state.last_ns,
+        last_status=state.last_status,
+        last_reason=state.last_reason,
     )
 
 
@@ -150,7 +173,7 @@ def _recorded(home: Path, credential: Credential | None) -> Recorded:
 
 
 def _files(folder: Path) -> Files:
-    logs = [_size(path) for path in folder.glob(LOGS)]
+    logs = [_size(path) for name in LOGS for path in folder.glob(name)]
     return Files(
         folder=folder,
         log_files=len(logs),
@@ -192,12 +215,18 @@ def as_json(status: Status) -> dict[str, object]:
         "enrollment": _enrollment_json(status),
         "push": _push_json(status),
         "otlp": {
-            "enabled": status.is_on("telemetry.export.otlp.enabled"),
-            "endpoint": status.otlp_endpoint,
+            "enabled": status.otlp.is_enabled,
+            "endpoint": status.otlp.endpoint,
             "headers": [
                 {"header": h.name, "variable": h.variable, "is_set": h.is_set}
-                for h in status.otlp_headers
+                for h in status.otlp.headers
             ],
+            "problem": status.otlp.problem,
+            "left": status.otlp.left,
+            "success_ns": status.otlp.success_ns,
+            "last_ns": status.otlp.last_ns,
+            "last_status": status.otlp.last_status,
+            "last_reason": status.otlp.last_reason,
         },
         "rows": status.recorded.counts,
         "losses": status.recorded.losses,

@@ -85,7 +85,7 @@ def _leaving(status: Status) -> Iterator[Line]:
     settings, posture = status.settings, status.posture
     yield from _console(status)
     yield "otlp", _otlp(status)
-    for header in status.otlp_headers:
+    for header in status.otlp.headers:
         mark = paint("set", "green") if header.is_set else paint("NOT set", "red")
         yield "", f"{clean(header.name)} from ${header.variable}: {mark}"
     gate = "yes" if posture.allow_aggregate else "NO"
@@ -148,11 +148,18 @@ def _last_push(status: Status) -> str:
 
 
 def _otlp(status: Status) -> str:
-    source = _source(status, "telemetry.export.otlp.enabled")
-    endpoint = clean(status.otlp_endpoint)
-    if not status.is_on("telemetry.export.otlp.enabled"):
-        return _off(f"{endpoint} {source}".strip())
-    return _on(f"{endpoint or paint('no endpoint is set', 'red')} {source}")
+    otlp, source = status.otlp, _source(status, "telemetry.export.otlp.enabled")
+    if not otlp.is_enabled:
+        return _off(f"{clean(otlp.endpoint)} {source}".strip())
+    lines = [_on(f"{clean(otlp.endpoint) or 'no endpoint'} {source}")]
+    if otlp.problem:
+        lines.append(paint(clean(otlp.problem), "red"))
+    age = age_text(time.time_ns() - otlp.success_ns) if otlp.success_ns else "never"
+    lines.append(f"last sent {age}; {number(otlp.left, 'row')} pending")
+    if otlp.last_status not in {"", "sent", "nothing"}:
+        why = f"the last try ended {otlp.last_status}: {clean(otlp.last_reason)}"
+        lines.append(paint(why, "yellow"))
+    return "\n".join(lines)
 
 
 def _deciding(status: Status) -> Iterator[Line]:

@@ -26,11 +26,11 @@ class Ticker:
     """
 
     def __init__(
-        self, what: str, *, stream: TextIO | None = None, quiet_s: float = QUIET_S
+        self, what: str, *, stream: TextIO | None = None, quiet_s: float | None = None
     ) -> None:
         self._what = what
         self._stream = sys.stderr if stream is None else stream
-        self._quiet_s = quiet_s
+        self._quiet_s = QUIET_S if quiet_s is None else quiet_s
         self._detail = ""
         self._is_drawn = False
         self._over = threading.Event()

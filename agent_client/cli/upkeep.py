@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from importlib import import_module
-from typing import Protocol
+from typing import Final, Protocol
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import (
@@ -30,10 +30,20 @@ class PruneReport(Protocol):
     """What ``retention.prune`` answers, as far as it is shown."""
 
     rows: dict[str, int]
+    unsent_rows: int
     log_files: int
     log_bytes: int
-    expired_unsent: int
-    oldest_kept_ns: int
+    oldest_kept_ns: int | None
+    hold: str
+
+
+_HOLDS: Final = {
+    "clock": (
+        "this machine's clock has jumped, or the machine was off for long; nothing goes by it yet",
+        "Look at the clock. If it is right: hermes-telemetry prune --force",
+    ),
+    "push": ("a push is under way", "What is left goes with the next prune."),
+}
 
 
 def run_rebuild(args: argparse.Namespace) -> int:
@@ -67,57 +77,74 @@ def run_prune(args: argparse.Namespace) -> int:
 
     home = home_of(args)
     kept_days = config.load(home).get("telemetry.retention_days")
-    days = float(kept_days if isinstance(kept_days, int) else 90)
-    wanted = days if args.days is None else args.days
-    if wanted < days and not (args.yes or args.dry_run):
-        if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-            fail(
-                f"{wanted:g} days is shorter than telemetry.retention_days ({days:g})",
-                "Add --yes to remove that much, or --dry-run to see it first.",
-            )
-            return EXIT_USAGE
-        if not _agrees(f"Remove everything older than {wanted:g} days for good? [y/N] "):
-            talk("Nothing was removed.")
-            return EXIT_FAILED
+    assert isinstance(kept_days, int)  # noqa: S101  # the configuration has a usable value
+    days: int = kept_days if args.days is None else args.days
+    if days < kept_days and not (args.yes or args.dry_run):
+        code = _refusal(days, kept_days)
+        if code is not None:
+            return code
     with Ticker("pruning") as ticker:
         report: PruneReport = import_module("agent_client.retention").prune(
-            home, retention_days=wanted, dry_run=args.dry_run, progress=ticker.note
+            home,
+            retention_days=days,
+            dry_run=args.dry_run,
+            force=args.force,
+            progress=lambda so_far: ticker.note(number(sum(so_far.rows.values()), "row")),
         )
     if is_json(args):
-        say_json(_prune_json(report, wanted, is_dry_run=args.dry_run))
-        return EXIT_OK
-    done = "would go" if args.dry_run else "removed"
+        say_json(_prune_json(report, days, is_dry_run=args.dry_run))
+    else:
+        _show_prune(report, days, is_dry_run=args.dry_run)
+    if report.hold:
+        fail(*_HOLDS.get(report.hold, (report.hold, "")))
+        return EXIT_OK if args.dry_run else EXIT_FAILED
+    return EXIT_OK
+
+
+def _refusal(days: int, kept_days: int) -> int | None:
+    """The exit code when more is not to go; None when the person at the terminal agrees to it."""
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        fail(
+            f"{number(days, 'day')} is shorter than telemetry.retention_days ({kept_days})",
+            "Add --yes to remove that much, or --dry-run to see it first.",
+        )
+        return EXIT_USAGE
+    question = f"Remove everything older than {number(days, 'day')} for good? [y/N] "
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+        return None
+    talk("Nothing was removed.")
+    return EXIT_FAILED
+
+
+def _show_prune(report: PruneReport, days: int, *, is_dry_run: bool) -> None:
+    done = "would go" if is_dry_run else "removed"
     removed = sum(report.rows.values())
     if not removed and not report.log_files:
-        say(f"Nothing is older than {wanted:g} days.")
-        return EXIT_OK
+        say(f"Nothing older than {number(days, 'day')} {done}.")
+        return
     by_table = ", ".join(
         f"{count:,} {name.removeprefix('tel_').replace('_', ' ')}"
         for name, count in report.rows.items()
         if count
     )
     say(f"{number(removed, 'row')} {done}" + (f": {by_table}" if by_table else ""))
-    say(f"{number(report.log_files, 'log file')} {done}, {size_text(report.log_bytes)}")
+    say(f"{number(report.log_files, 'log file')} {done}, {size_text(report.log_bytes)} of the log")
     if report.oldest_kept_ns:
         say(f"oldest kept: {time_text(report.oldest_kept_ns)}")
-    if report.expired_unsent:
-        talk(f"warning: {number(report.expired_unsent, 'row')} had not been sent to the console")
-    return EXIT_OK
+    if report.unsent_rows:
+        talk(f"{number(report.unsent_rows, 'row')} of them had not been sent to the console")
 
 
-def _agrees(question: str) -> bool:
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _prune_json(report: PruneReport, days: float, *, is_dry_run: bool) -> dict[str, object]:
+def _prune_json(report: PruneReport, days: int, *, is_dry_run: bool) -> dict[str, object]:
     return {
         "dry_run": is_dry_run,
         "days": days,
         "rows": report.rows,
+        "unsent_rows": report.unsent_rows,
         "log_files": report.log_files,
         "log_bytes": report.log_bytes,
-        "expired_unsent": report.expired_unsent,
-        "oldest_kept_ns": report.oldest_kept_ns,
+        "oldest_kept_ns": report.oldest_kept_ns or 0,
+        "hold": report.hold,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -14,44 +15,33 @@ _PREFIX: Final = "telemetry.export.otlp"
 
 
 def check_collector(subject: Subject) -> Iterator[Check]:
-    """The OTLP destination, when it is switched on. No value of a header is looked at."""
+    """The OTLP destination, when it is switched on. No value of a header is shown."""
+    name = "otlp"
     if not subject.is_on(f"{_PREFIX}.enabled"):
         return
-    name = "otlp"
-    try:
-        parts = urlsplit(str(subject.settings.get(f"{_PREFIX}.endpoint") or ""))
-        host, port = parts.hostname, parts.port or 443
-    except ValueError:
-        yield Check(name, "fail", "its endpoint is not an address", "Mend the endpoint.")
-        return
+    state = import_module("agent_client.otlp.state").otlp_state(subject.home, subject.settings)
+    is_good = not state.problem
+    if state.problem:
+        yield Check(name, "fail", state.problem, f"See docs: {_PREFIX}.endpoint and .headers_env.")
+    for header in state.headers:
+        if not header.is_set:
+            is_good = False
+            hint = "Set it where the agent and this command run; for a timer, in its environment."
+            yield Check(name, "fail", f"${header.variable} (for {header.name}): not set", hint)
+    parts = urlsplit(str(subject.settings.get(f"{_PREFIX}.endpoint") or ""))
+    host = parts.hostname
     if not host:
-        hint = f"hermes config set {_PREFIX}.endpoint https://collector.example"
-        yield Check(name, "fail", "it is enabled and has no endpoint", hint)
-        return
+        return  # the problem above
     where = f"{parts.scheme}://{host}"
-    unset = [
-        f"${variable} (for {header})"
-        for header, variable in _headers(subject)
-        if not subject.settings.environ.get(variable)
-    ]
-    if unset:
-        hint = "Set it where the agent and this command run; for a timer, in its environment file."
-        yield Check(name, "fail", f"not set: {', '.join(unset)}", hint)
     if parts.scheme == "http" and host not in LOOPBACK:
         yield Check(name, "warn", f"{where} is not encrypted", "Use https.")
     if subject.offline:
         yield Check(name, "info", f"{where} (not asked: --offline)")
         return
     try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        socket.getaddrinfo(host, parts.port or 443, type=socket.SOCK_STREAM)
     except OSError as error:
         yield Check(name, "fail", f"{host} has no address: {error.strerror}", "Check the name.")
         return
-    if not unset:
+    if is_good:
         yield Check(name, "ok", where)
-
-
-def _headers(subject: Subject) -> list[tuple[str, str]]:
-    found = subject.settings.get(f"{_PREFIX}.headers_env")
-    named = found if isinstance(found, dict) else {}
-    return sorted((str(header), str(variable)) for header, variable in named.items())

@@ -27,6 +27,11 @@ def check_policy(subject: Subject) -> Iterator[Check]:
     view = view_policy(subject.home)
     if view.state == "none":
         return
+    if load_state(subject.home).applied.assignment_version and not view.assignment_version:
+        finding = "it was applied once, but the managed scope of this environment does not hold it"
+        hint = "Check HERMES_MANAGED_DIR, here and where the agent runs; then: policy sync"
+        yield Check("policy", "warn", finding, hint)
+        return
     if view.state in {"in_sync", "offline", "pending"}:
         silent_s = (time.time_ns() - view.last_sync_ns) / 1e9 if view.last_sync_ns else 0.0
         if subject.credential is not None and silent_s > MAX_SILENCE_S:

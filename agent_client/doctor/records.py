@@ -43,7 +43,6 @@ def check_database(subject: Subject) -> Iterator[Check]:
         with Store(subject.home) as store:
             whole = _look_through(store.connection)
             losses, rows = health.losses(store), sum(store.counts().values())
-            offset = int(store.state_get("log_offset") or 0)
     except (StoreError, sqlite3.Error) as error:
         yield Check("database", "fail", str(error), REBUILD)
         return
@@ -53,7 +52,7 @@ def check_database(subject: Subject) -> Iterator[Check]:
         yield Check("database", "fail", "it is damaged", REBUILD)
     else:
         yield Check("database", "ok", f"no damage found in {CHECK_S:.0f} s, {rows:,} rows")
-    yield from _log(telemetry_dir(subject.home), rows, offset)
+    yield from _log(telemetry_dir(subject.home), rows)
     if losses:
         text = ", ".join(f"{reason} {count:,}" for reason, count in losses.items())
         yield Check("losses", "warn", f"events lost and not yet reported: {text}")
@@ -73,16 +72,11 @@ def _look_through(connection: sqlite3.Connection) -> str:
         connection.set_progress_handler(None, 0)
 
 
-def _log(folder: Path, rows: int, offset: int) -> Iterator[Check]:
-    logs = sorted(folder.glob("events*.jsonl*"))
-    current = folder / "events.jsonl"
-    size_bytes = current.stat().st_size if current.exists() else 0
-    if rows and not logs:
-        hint = "Do not run rebuild: it would leave nothing. Export first: export --out FILE."
-        yield Check("log", "warn", "events.jsonl is gone; the database is all there is", hint)
-    elif len(logs) == 1 and size_bytes < offset:
-        hint = "Do not run rebuild before an export: the database holds more than the log."
-        yield Check("log", "warn", "events.jsonl is shorter than it was when indexed", hint)
+def _log(folder: Path, rows: int) -> Iterator[Check]:
+    logs = [*folder.glob("events.jsonl"), *folder.glob("events-*.jsonl")]
+    if rows and not any(path.stat().st_size for path in logs):
+        hint = "Do not run rebuild, it would find nothing. Export first: export --out FILE."
+        yield Check("log", "warn", "it is gone; the database is all there is", hint)
     else:
         yield Check("log", "ok", f"{len(logs)} file{'' if len(logs) == 1 else 's'}")
 

@@ -22,7 +22,7 @@ from agent_client.otlp.encode import (
 )
 from agent_client.otlp.target import Target
 from agent_client.otlp.transport import Collector, Reply
-from agent_client.push import (
+from agent_client.push_send import (
     BACKOFF_BASE_S,
     BACKOFF_CAP_S,
     EXIT_CREDENTIAL,
