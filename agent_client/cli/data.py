@@ -27,6 +27,7 @@ def since_ns(days: float | None) -> int | None:
 
 def run_insights(args: argparse.Namespace) -> int:
     """Print the Observability section, or its numbers."""
+    from agent_client.contract.redact import redact_value
     from agent_client.insights import overview
     from agent_client.insights_text import render
     from agent_client.recovery import recover
@@ -42,7 +43,9 @@ def run_insights(args: argparse.Namespace) -> int:
             talk("Run 'hermes plugins enable telemetry', then use the agent.")
         return EXIT_OK
     with Store(home) as store:  # migrates a database of an earlier version before it is read
-        found = overview(store.connection, since_ns(args.days))
+        seen = overview(store.connection, since_ns(args.days))
+    # A terminal is a way out too: what stands where a name belongs may be a secret.
+    found = {name: redact_value(part) for name, part in seen.items()}
     if is_json(args):
         say_json(found)
         return EXIT_OK

@@ -63,6 +63,8 @@ class Gates:
     trajectories: bool = False
     pii: bool = False
     asks_content: bool = True
+    has_past: bool = False
+    """Whether a session was recorded while everything was open, before this configuration."""
 
     def telemetry(self, collector_url: str) -> dict[str, object]:
         """The section of config.yaml that says so."""
@@ -105,7 +107,7 @@ class Crossing:
         found += [f"pushed: {plane}" for plane in self.planes if shut.get(plane, True)]
         if self.collected and not (gates.local and gates.otlp):
             found.append("collector: requests")
-        if not gates.local and any("events.jsonl" in way for way in self.ways):
+        if not gates.local and not gates.has_past and self.ways.get("file telemetry/events.jsonl"):
             found.append("recorded")
         return sorted(set(found))
 
@@ -139,6 +141,8 @@ def cross(folder: Path, gates: Gates, actions: tuple[str, ...] = ACTIONS) -> Cro
     ):
         os.environ.pop("HERMES_MANAGED_DIR", None)
         enrolled(home, console)
+        if gates.has_past:
+            _record(home, actions)
         section = gates.telemetry(collector.url)
         (home / "config.yaml").write_text(yaml.safe_dump({"telemetry": section}))
         _record(home, actions)
