@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import yaml
@@ -27,6 +28,7 @@ from agent_client.emitter import Emitter
 from agent_client.policy.posture import resolve
 from agent_client.runs import RunTracker
 from tests.agent_client import hooks, host_state
+from tests.agent_client.builders import SECOND_NS
 from tests.agent_client.canary import bytes_below, canary_of, unpacked
 from tests.agent_client.homes import enrolled
 from tests.agent_client.loopback_console import LoopbackConsole
@@ -219,7 +221,7 @@ def _record(home: Path, actions: tuple[str, ...]) -> None:
     emitter = Emitter(home, resolve(config.load(home)).local_enabled)
     now_ns = time.time_ns()
     host = hooks.Host(platform="slack")
-    host._ticks = iter(range(now_ns - 60 * hooks.SECOND_NS, now_ns, hooks.SECOND_NS // 4))
+    host._ticks = iter(range(now_ns - 60 * SECOND_NS, now_ns, SECOND_NS // 4))
     host.tracker = RunTracker(emitter.emit, agent_version="0.19.0", clock_ns=host.tick)
     with mock.patch.object(hooks, "SECRET", f"{CONTENT.text} {KEY}"):
         host.session_start()
@@ -291,10 +293,10 @@ def _converse(home: Path) -> None:
         )
 
 
-def _personal() -> dict[str, str]:
+def _personal() -> dict[str, Any]:
     return {name: HOST_ONLY.text for name in host_state.PERSONAL if name != "title"}
 
 
-def _unread() -> dict[str, str]:
+def _unread() -> dict[str, Any]:
     names = ("codex_message_items", "codex_reasoning_items", "platform_message_id", "api_content")
     return dict.fromkeys(names, HOST_ONLY.text)
