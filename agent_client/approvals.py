@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 from agent_client.classify import approval_of
 from agent_client.contract.events import SpanEvent
+from agent_client.ids import new_id
 from agent_client.payload import Payload, id_of, trim
 from agent_client.spans import approval_span
 
@@ -31,7 +31,7 @@ class Approval:
         """The wait for this answer as a span; made once."""
         self.has_span = True
         return approval_span(
-            uuid.uuid4().hex,
+            new_id(),
             run_id,
             trace_id,
             parent_span_id,

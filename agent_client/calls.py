@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent_client.classify import error_class_of, host_of
 from agent_client.contract.events import ErrorEvent, ModelCallEvent, ToolCallEvent
+from agent_client.ids import new_id
 from agent_client.payload import Payload, count_of, id_of, name_of
 from agent_client.prices import PriceTable
 
@@ -21,9 +20,8 @@ TOKENS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where something belongs and when it was."""
+class Place(NamedTuple):
+    """Where something belongs and when it was; a tuple, for every hook makes one."""
 
     run_id: str
     trace_id: str
@@ -43,7 +41,7 @@ def model_call(
     price = prices.price_of(provider, model)
     cost_usd = None if price is None else price.cost_usd(tokens)
     return ModelCallEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=place.run_id,
         provider=provider,
         model=model,
@@ -73,7 +71,7 @@ def failed_attempt(payload: Payload, place: Place, *, has_given_up: bool) -> Err
     """A request that failed; its class comes from the host's reason, never from its message."""
     retryable, status_code = payload.get("retryable"), payload.get("status_code")
     return ErrorEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=place.run_id,
         ts_ns=place.end_ns,
         error_class=error_class_of(payload.get("reason"), status_code),
@@ -98,7 +96,7 @@ def tool_call(
 ) -> ToolCallEvent:
     """A tool call: its name, its time, its outcome."""
     return ToolCallEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=place.run_id,
         tool_name=name_of(payload.get("tool_name")),
         duration_ms=duration_ms,

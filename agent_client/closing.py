@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent_client.contract.events import SpanEvent
-from agent_client.spans import span_id_of, subagent_span, turn_span
+from agent_client.ids import id_within
+from agent_client.spans import subagent_span, turn_span
 from agent_client.store import run_event
 
 FALLBACK_S: Final = 900.0
@@ -162,7 +163,7 @@ def _missing_subagents(
     )
     spans: list[SpanEvent] = []
     for child_id, start_ns, end_ns in connection.execute(_CHILDREN, (trace_id, run_id)).fetchall():
-        span_id = span_id_of(child_id, "subagent")
+        span_id = id_within(child_id, "subagent")
         if connection.execute("SELECT 1 FROM tel_spans WHERE span_id = ?", (span_id,)).fetchone():
             continue
         parents = [turn for turn in all_turns if turn[0] <= start_ns]

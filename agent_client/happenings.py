@@ -11,7 +11,6 @@ Nor does one tell of a message's voice or attachments: both are NULL, which says
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,6 +21,7 @@ from agent_client.contract.events import (
     SkillEvent,
     ToolCallEvent,
 )
+from agent_client.ids import new_id
 
 Happening = CronEvent | MemoryEvent | SkillEvent
 
@@ -65,7 +65,7 @@ def gateway_message(
 ) -> GatewayEvent:
     """A message that began a turn or, with a ``result``, that ended one."""
     return GatewayEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=run_id,
         ts_ns=ts_ns,
         platform=platform,
@@ -80,7 +80,7 @@ def _skill(call: ToolCallEvent, action: str | None, name: object) -> Happening |
     if call.result_class != "ok":
         return None  # nothing was read or changed; the failure is the tool call's
     return SkillEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=call.run_id,
         ts_ns=call.end_ns or call.start_ns,
         action=action,
@@ -97,7 +97,7 @@ def _remembered(call: ToolCallEvent, args: Mapping[object, object]) -> Happening
     if action is None and isinstance(args.get("operations"), list):
         action = "batch"
     return MemoryEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=call.run_id,
         ts_ns=call.end_ns or call.start_ns,
         action=action,
@@ -111,7 +111,7 @@ def _remembered(call: ToolCallEvent, args: Mapping[object, object]) -> Happening
 
 def _scheduled(call: ToolCallEvent, args: Mapping[object, object]) -> Happening:
     return CronEvent(
-        span_id=uuid.uuid4().hex,
+        span_id=new_id(),
         run_id=call.run_id,
         ts_ns=call.end_ns or call.start_ns,
         kind=_action(args, _CRON_KINDS),

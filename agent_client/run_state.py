@@ -8,8 +8,9 @@ from typing import Final
 
 from agent_client.calls import Place
 from agent_client.contract.events import RunEvent, SpanEvent
+from agent_client.ids import id_within
 from agent_client.payload import trim
-from agent_client.spans import span_id_of, subagent_span, turn_span
+from agent_client.spans import subagent_span, turn_span
 
 MAX_OPEN_TURNS: Final = 8
 """A session has one turn at a time, and now and then one in the background; more were forgotten."""
@@ -79,7 +80,7 @@ class Run:
         # The host starts a new session inside its first turn: that is the first seen of it.
         start_ns = min(start_ns, self.first_turn_ns or start_ns)
         self.first_turn_ns = None
-        turn = Turn(span_id_of(self.run_id, turn_id), self, start_ns, start_ns)
+        turn = Turn(id_within(self.run_id, turn_id), self, start_ns, start_ns)
         self.open_turns[turn_id] = turn
         self.turn_count += 1
         return turn

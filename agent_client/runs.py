@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -21,6 +20,7 @@ from agent_client.calls import failed_attempt, model_call, tool_call
 from agent_client.classify import entrypoint_of, is_final, result_class_of
 from agent_client.contract.events import Event
 from agent_client.happenings import gateway_message, happening_of
+from agent_client.ids import new_id
 from agent_client.payload import Payload, id_of, interval_ns_of, name_of, number_of, trim, word_of
 from agent_client.prices import PriceTable
 from agent_client.run_state import MAX_OPEN_TURNS, Run, Subagent, Turn
@@ -245,8 +245,8 @@ class RunTracker:
 
     def _open(self, session_id: str, platform: object, start_ns: int) -> Run:
         run = Run(
-            run_id=uuid.uuid4().hex,
-            trace_id=uuid.uuid4().hex,
+            run_id=new_id(),
+            trace_id=new_id(),
             session_id=session_id,
             start_ns=start_ns,
             entrypoint=entrypoint_of(platform),

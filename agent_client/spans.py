@@ -6,11 +6,11 @@ name it before it is there, and whoever writes it twice writes the same row.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Final
 
 from agent_client.contract.events import SpanEvent
+from agent_client.ids import id_within
 from agent_client.payload import word_of
 
 ATTRIBUTES: Final = frozenset(
@@ -31,6 +31,8 @@ ATTRIBUTES: Final = frozenset(
 """Everything a span may say of itself. Each value is a number, an id of ours or a word from a
 closed list: goals, summaries and commands have no place."""
 
+_encode: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+"""Made once: ``json.dumps`` makes an encoder for each call, which costs more than the encoding."""
 _TURN_STATUSES: Final = {"completed": "ok", "interrupted": "interrupted", "abandoned": "abandoned"}
 _ROLES: Final = {"leaf": "leaf", "orchestrator": "orchestrator"}
 _OUTCOMES: Final = {
@@ -48,13 +50,6 @@ _OUTCOMES: Final = {
 _SURFACES: Final = {word: word for word in ("cli", "gateway", "smart")}
 _DECIDERS: Final = {"aux_llm": "aux_llm"}
 _REFUSALS: Final = ("denied", "smart_deny", "timeout")
-
-
-def span_id_of(owner_id: str, name: str) -> str:
-    """The id of the span of ``name`` within its owner: the same in every process."""
-    # A lone surrogate from the host must not cost a turn its span.
-    key = f"{owner_id}\0{name}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(key, digest_size=16).hexdigest()
 
 
 def turn_status(end_reason: str) -> str:
@@ -98,7 +93,7 @@ def subagent_span(
     """One subagent, in its parent's run; the child's own run is named in its attributes."""
     word = word_of(outcome, _OUTCOMES)
     return SpanEvent(
-        span_id=span_id_of(child_run_id, "subagent"),
+        span_id=id_within(child_run_id, "subagent"),
         trace_id=trace_id,
         run_id=run_id,
         parent_span_id=parent_span_id or run_id,
@@ -160,5 +155,4 @@ def attributes(**values: str | float | None) -> str:
     unknown = values.keys() - ATTRIBUTES
     if unknown:
         raise ValueError(f"no attribute of a span: {min(unknown)}")
-    known = {name: value for name, value in values.items() if value is not None}
-    return json.dumps(known, separators=(",", ":"), sort_keys=True)
+    return _encode({name: value for name, value in values.items() if value is not None})

@@ -13,9 +13,9 @@ import pytest
 from agent_client.contract.events import Event
 from agent_client.emitter import Emitter
 from agent_client.files import telemetry_dir
+from agent_client.ids import id_within
 from agent_client.journal import Journal
 from agent_client.recovery import RecoveryReport, recover
-from agent_client.spans import span_id_of
 from agent_client.spool import Spool, dead_spools
 from agent_client.store import DATABASE, StoreError
 from tests.agent_client.builders import (
@@ -298,7 +298,7 @@ def test_a_subagent_that_died_with_its_parent_is_a_span_of_the_parents_turn(
     recover(tmp_path)
     assert query(tmp_path, SPANS)[1:] == [
         (
-            span_id_of("run-1", "subagent"),
+            id_within("run-1", "subagent"),
             "subagent",
             "abandoned",
             "run-0",
@@ -312,7 +312,7 @@ def test_a_subagent_that_died_with_its_parent_is_a_span_of_the_parents_turn(
 
 def test_a_subagent_that_stopped_is_not_told_of_again(tmp_path: Path) -> None:
     child = open_run(1, trace_id="trace-0", parent_run_id="run-0")
-    stopped = span_event(span_id=span_id_of("run-1", "subagent"), kind="subagent")
+    stopped = span_event(span_id=id_within("run-1", "subagent"), kind="subagent")
     killed(tmp_path, open_run(), child, stopped)
     recover(tmp_path)
     assert query(tmp_path, "SELECT status FROM tel_spans") == [("ok",)]

@@ -8,7 +8,8 @@ import pytest
 
 from agent_client import run_state
 from agent_client.contract.events import SpanEvent
-from agent_client.spans import attributes, span_id_of, surface_of
+from agent_client.ids import id_within
+from agent_client.spans import attributes, surface_of
 from tests.agent_client.builders import SECOND_NS
 from tests.agent_client.hooks import SECRET, SESSION, Host
 
@@ -74,7 +75,7 @@ def test_without_a_turn_id_the_run_is_the_parent() -> None:
 def test_a_turns_id_follows_from_its_run_and_the_hosts_id() -> None:
     host = Host()
     host.full_turn()
-    assert span(host, "turn").span_id == span_id_of(host.run().run_id, f"{SESSION}:task:1")
+    assert span(host, "turn").span_id == id_within(host.run().run_id, f"{SESSION}:task:1")
 
 
 def test_the_first_turn_of_a_new_session_begins_with_it() -> None:
@@ -319,4 +320,4 @@ def test_a_span_has_no_attribute_that_is_not_on_the_list() -> None:
 
 
 def test_an_id_of_any_characters_makes_an_id() -> None:
-    assert len(span_id_of("run", "turn-\ud800")) == 32
+    assert len(id_within("run", "turn-\ud800")) == 32

@@ -3,7 +3,8 @@
 The last user message says what happens: TOOL (one tool call, then a text), TWO_TOOLS (one works,
 one fails), NOTES (a skill, a memory, a scheduled job), DANGER (a command that wants approval), LOOP
 (a tool call every time), LOGIN (401), BROKEN (500), FLAKY (500 once), DELEGATE (a subagent), SLOW
-(sets ``is_waiting``, answers when ``release`` is set), anything else a text. Every request body is
+(sets ``is_waiting``, answers when ``release`` is set), STUCK (slow after a tool call), anything
+else a text. Every request body is
 kept in ``requests``.
 
 Source: OpenAI API reference, chat completions and their streaming chunks.
@@ -142,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "BROKEN" in wish or ("FLAKY" in wish and self.state.is_first("FLAKY")):
             self._answer(500, {"error": {"message": "exploded", "type": "server_error"}})
             return
-        if "SLOW" in wish:
+        has_result = any(message.get("role") == "tool" for message in messages)
+        if "SLOW" in wish or ("STUCK" in wish and has_result):
             self.state.is_waiting.set()
             self.state.release.wait(60)
         text, calls = _script(messages)
