@@ -6,6 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_client.adopt import adopt, has_rows
 from agent_client.costs import LOOK_BACK_S, read_costs, reconciled_runs
 from agent_client.files import telemetry_dir
 from agent_client.journal import Intake, Journal
@@ -46,7 +47,7 @@ def recover(home: Path, *, own_process_id: str = "") -> RecoveryReport:
     nothing, and makes no file, where nothing was ever recorded.
     Errors: StoreError.
     """
-    if not telemetry_dir(home).is_dir():
+    if not telemetry_dir(home).is_dir() and not has_rows(home):
         return RecoveryReport()
     journal = Journal(home)
     try:
@@ -90,6 +91,7 @@ def _recover(home: Path, journal: Journal, own_process_id: str) -> RecoveryRepor
         _reconcile_costs(home, journal, connection)
         # A ring's cursor may go only after its file: it is what keeps a re-read from doubling.
         _fold_rings(connection, known_processes(folder) | {own_process_id})
+    events += adopt(home, journal)
     return RecoveryReport(spools, events, sum(1 for event in closing if event))
 
 
