@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent_client.adopt import adopt, has_rows
 from agent_client.closing import closing_event, given_up_runs, owed_spans
 from agent_client.contract.events import SpanEvent
 from agent_client.costs import LOOK_BACK_S, overridden_sessions, priced_runs, read_costs
@@ -32,7 +33,7 @@ def recover(home: Path, *, own_process_id: str = "") -> RecoveryReport:
     nothing, and makes no file, where nothing was ever recorded.
     Errors: StoreError.
     """
-    if not telemetry_dir(home).is_dir():
+    if not telemetry_dir(home).is_dir() and not has_rows(home):
         return RecoveryReport()
     journal = Journal(home)
     try:
@@ -70,6 +71,7 @@ def _recover(home: Path, journal: Journal, own_process_id: str) -> RecoveryRepor
         _price_since_last_time(home, journal, connection)
         # A ring's cursor may go only after its file: it is what keeps a re-read from doubling.
         _fold_rings(connection, known_processes(folder) | {own_process_id})
+    events += adopt(home, journal)
     return RecoveryReport(spools, events, closed)
 
 

@@ -42,16 +42,22 @@ class Reader:
         if present is None:
             return f"(SELECT {', '.join(f'NULL AS {name}' for name in names)} WHERE 0)"
         shown = ", ".join(f"t.{name}" if name in present else f"NULL AS {name}" for name in names)
-        at_ns = self._time_of(table, present)
+        at_ns = self.time_of(table)
         return f"(SELECT {shown} FROM {table.name} t WHERE :since IS NULL OR {at_ns} >= :since)"
 
-    def _time_of(self, table: Table, present: frozenset[str]) -> str:
+    def time_of(self, table: Table) -> str:
+        """SQL of the time at which a row ``t`` of the table stands; NULL where none is known."""
+        present = self.columns.get(table.name, frozenset())
         own = f"t.{table.time}" if table.time in present else "NULL"
+        start = self.of_run(table, "start_ns")
+        return own if table is RUNS else f"coalesce({own}, {start})"
+
+    def of_run(self, table: Table, name: str) -> str:
+        """SQL of a column of the run that a row ``t`` belongs to; NULL where there is none."""
         runs = self.columns.get(RUNS.name, frozenset())
-        if table is RUNS or "run_id" not in present or not {"run_id", "start_ns"} <= runs:
-            return own
-        start = f"(SELECT r.start_ns FROM {RUNS.name} r WHERE r.run_id = t.run_id)"
-        return f"coalesce({own}, {start})"
+        if "run_id" not in self.columns.get(table.name, ()) or not {"run_id", name} <= runs:
+            return "NULL"
+        return f"(SELECT r.{name} FROM {RUNS.name} r WHERE r.run_id = t.run_id)"
 
 
 @contextmanager
