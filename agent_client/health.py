@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from agent_client.files import telemetry_dir
-from agent_client.spool import known_processes, living_processes
 from agent_client.store import DATABASE, LOG, Store, get_state
 
 REASONS: Final = ("overflow", "encode", "too_large", "invalid")
@@ -79,6 +78,8 @@ def mark_reported(store: Store, sent: Mapping[str, int]) -> None:
 
 def snapshot(home: Path) -> Snapshot:
     """Sizes and spools, read without opening the database."""
+    from agent_client.spool import known_processes, living_processes  # not for the ledger alone
+
     folder = telemetry_dir(home)
     spool = folder / "spool"
     living = living_processes(spool)
