@@ -15,7 +15,6 @@ from typing import Final
 
 from agent_client.eventlog import log_files
 from agent_client.files import telemetry_dir
-from agent_client.spool import known_processes, living_processes
 from agent_client.store import DATABASE, Store, get_state
 
 REASONS: Final = ("overflow", "encode", "too_large", "invalid")
@@ -80,6 +79,8 @@ def mark_reported(store: Store, sent: Mapping[str, int]) -> None:
 
 def snapshot(home: Path) -> Snapshot:
     """Sizes and spools, read without opening the database."""
+    from agent_client.spool import known_processes, living_processes  # not for the ledger alone
+
     folder = telemetry_dir(home)
     spool = folder / "spool"
     living = living_processes(spool)

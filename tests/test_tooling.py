@@ -133,13 +133,14 @@ def run_ci(tmp_path: Path, *present: str, user_id: int = 0) -> str:
 
 
 def test_continuous_integration_runs_make_test_and_nothing_cleverer(tmp_path: Path) -> None:
-    assert run_ci(tmp_path, "chromium", "redis-server") == "make test CI=true\n"
+    assert run_ci(tmp_path, "chromium", "fish", "redis-server", "zsh") == "make test CI=true\n"
 
 
 def test_continuous_integration_installs_what_the_system_lacks(tmp_path: Path) -> None:
     calls = run_ci(tmp_path, "google-chrome").splitlines()
     assert [call.split()[0] for call in calls] == ["apt-get", "apt-get", "make"]
     assert "redis-server" in calls[1]
+    assert {"fish", "zsh"} <= set(calls[1].split())
     assert "chromium" not in calls[1]
 
 

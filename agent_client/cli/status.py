@@ -155,12 +155,14 @@ def _recorded(home: Path, credential: Credential | None) -> Recorded:
 
     from agent_client import health
     from agent_client.progress import load_progress
-    from agent_client.recovery import recover
     from agent_client.store import Store, StoreError
 
     try:
-        recover(home)
+        if any((folder / "spool").glob("*")):
+            _take_in(home)
         with Store(home) as store:
+            if store.connection.execute("SELECT 1 FROM tel_open_runs LIMIT 1").fetchone():
+                _take_in(home)
             progress = load_progress(store, credential.fleet_id if credential else "")
             return Recorded(
                 counts=store.counts(),
@@ -170,6 +172,13 @@ def _recorded(home: Path, credential: Credential | None) -> Recorded:
             )
     except (StoreError, OSError, sqlite3.Error) as error:
         return Recorded(fault=str(error))
+
+
+def _take_in(home: Path) -> None:
+    """What ended processes left; the recorder's modules are loaded only where there may be some."""
+    from agent_client.recovery import recover
+
+    recover(home)
 
 
 def _files(folder: Path) -> Files:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -388,21 +387,6 @@ def test_doctor_sees_an_open_or_closed_managed_scope(home: Path, tmp_path: Path)
 
 
 # -------------------------------------------------------------------------------- start-up
-
-IMPORTED = "import sys;from agent_client.cli import main;main(['status']);print(*sys.modules)"
-
-
-def test_status_loads_neither_network_nor_yaml_nor_cryptography(home: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED],
-        env={**os.environ, "HERMES_HOME": str(home), "PYTHONPATH": str(REPOSITORY)},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert not loaded & {"yaml", "ssl", "http.client", "cryptography", "urllib.request", "asyncio"}
 
 
 def test_the_module_runs_as_a_program(home: Path) -> None:
