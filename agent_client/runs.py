@@ -32,6 +32,9 @@ DENIALS: Final = ("denied", "smart_deny")
 CHILD_ENDS: Final = {word: word for word in ("completed", "timeout", "interrupted")}
 GATEWAY_PLATFORMS: Final = ("api_server",)
 """Served by the host's gateway, though their entrypoint has a name of its own."""
+BACKGROUND_THREAD: Final = "bg-review"
+"""Where the host reviews a session after its turn, under the session's own id: nobody asked for it,
+and a run whose turn is over does not become unfinished by it."""
 
 
 class RunTracker:
@@ -115,10 +118,9 @@ class RunTracker:
         with self._lock:
             run = self._run_of(payload, start_ns)
             turn = self._seen(run, payload, start_ns, end_ns)
-            run.has_given_up = False
-            run.awaits_model = bool(payload.get("assistant_tool_call_count"))
-            if turn is not None:
-                turn.has_given_up = False
+            going = turn or run
+            going.has_given_up = False
+            going.awaits_model = bool(payload.get("assistant_tool_call_count"))
             retry_count = self._failed_attempts.pop(id_of(payload.get("api_request_id")) or "", 0)
             self._count(run, turn, model_calls=1)
         place = run.place(turn, start_ns, end_ns)
@@ -134,16 +136,15 @@ class RunTracker:
         with self._lock:
             run = self._run_of(payload, start_ns)
             turn = self._seen(run, payload, start_ns, end_ns)
-            run.has_given_up = has_given_up
-            run.awaits_model = False
-            if turn is not None:
-                turn.has_given_up = has_given_up
+            going = turn or run
+            going.has_given_up = has_given_up
+            going.awaits_model = False
             self._failed_attempts[request_id] = self._failed_attempts.get(request_id, 0) + 1
             trim(self._failed_attempts, MAX_PENDING)
             self._count(run, turn, errors=1)
         place = run.place(turn, start_ns, end_ns)
         self._emit(failed_attempt(payload, place, has_given_up=has_given_up))
-        if has_given_up:
+        if has_given_up and not (turn and turn.is_aside):
             with self._lock:
                 self._close(run, "failed", end_ns)
 
@@ -158,7 +159,7 @@ class RunTracker:
         with self._lock:
             run = self._run_of(payload, start_ns)
             turn = self._seen(run, payload, start_ns, end_ns)
-            run.awaits_model = True
+            (turn or run).awaits_model = True
             approval = self._approvals.take(payload)
             choice = approval.choice if approval else None
             if choice in DENIALS and result_class == "error":
@@ -195,11 +196,10 @@ class RunTracker:
         now_ns = self._clock_ns()
         with self._lock:
             run = self._run_of(payload, now_ns)
-            if turn_id:
-                turn = self._turn_of(run, turn_id, now_ns)
-                if turn is None or turn.has_ended:
-                    return
-            elif run.end_ns is not None:
+            turn = self._turn_of(run, turn_id, now_ns)
+            if turn is not None and turn.has_ended:
+                return
+            if turn is None and run.end_ns is not None:
                 return  # the shutdown of a session whose turn had ended
             if payload.get("interrupted"):
                 reason = "interrupted"
@@ -207,11 +207,13 @@ class RunTracker:
                 reason = "completed"
             else:
                 # Out of iterations, the turn stops while a tool's result waits for the model.
-                reason = "max_iterations" if run.awaits_model else "failed"
-            if turn_id:
-                self._end_turn(run, turn_id, reason, now_ns)
+                reason = "max_iterations" if (turn or run).awaits_model else "failed"
+            if turn is not None:
+                self._end_turn(run, turn_id or "", reason, now_ns)
             else:
                 self._end_turns(run, reason, now_ns)
+            if turn is not None and turn.is_background:
+                return
             self._close(run, reason, now_ns)
             self._end_unheard_subagent(run, now_ns)
 
@@ -259,13 +261,13 @@ class RunTracker:
     def _seen(self, run: Run, payload: Payload, start_ns: int, end_ns: int) -> Turn | None:
         """The turn that something was seen of. Activity after an end opens the run again.
 
-        Not so what comes late, of a turn that has ended: nothing would close the run after it.
+        Not so in the background, nor late in a turn that has ended: nothing would close it after.
         """
         turn = self._turn_of(run, payload.get("turn_id"), start_ns)
         if turn is not None:
-            turn.start_ns = min(turn.start_ns, start_ns)
+            turn.start_ns = max(min(turn.start_ns, start_ns), run.start_ns)
             turn.last_ns = max(turn.last_ns, end_ns)
-            if turn.has_ended:
+            if turn.is_aside:
                 return turn
         if run.end_ns is not None:
             run.end_ns = run.end_reason = None
@@ -286,7 +288,7 @@ class RunTracker:
             counted.model_call_count += model_calls
             counted.tool_call_count += tool_calls
             counted.error_count += errors
-        if turn is not None and turn.has_ended:
+        if turn is not None and turn.is_aside and run.end_ns is not None:
             self._emit_run(run)  # nothing that comes after tells of it
 
     def _turn_of(self, run: Run, value: object, start_ns: int) -> Turn | None:
@@ -296,10 +298,13 @@ class RunTracker:
         turn = run.turn(turn_id)
         if turn is None:
             self._make_room(run, start_ns)
-            turn = run.begin_turn(turn_id, start_ns)
+            is_continued = self._leave_session(run, turn_id)
+            is_background = threading.current_thread().name == BACKGROUND_THREAD
+            turn = run.begin_turn(turn_id, start_ns, is_background=is_background)
             self._turns[turn_id] = turn
             trim(self._turns, MAX_SESSIONS)
-            self._emit_message(turn, turn.start_ns)
+            if not is_continued:
+                self._emit_message(turn, turn.start_ns)
         return turn
 
     def _make_room(self, run: Run, now_ns: int) -> None:
@@ -309,6 +314,24 @@ class RunTracker:
                 self._end_turn(run, turn_id, "failed", turn.last_ns)
         while len(run.open_turns) >= MAX_OPEN_TURNS:
             self._end_turn(run, next(iter(run.open_turns)), "interrupted", now_ns)
+
+    def _leave_session(self, run: Run, turn_id: str) -> bool:
+        """Whether a turn goes on in another session, as one may where what was said is compressed.
+
+        It has a span in either; the first session is over, and no message came or went.
+        """
+        former = self._turns.get(turn_id)
+        if former is None or former.has_ended or former.run is run:
+            return False
+        former.run.end_turn(turn_id)
+        self._emit(former.span("completed", former.last_ns))
+        self._close(former.run, "completed", former.last_ns)
+        if not run.turn_count:
+            run.trace_id = former.run.trace_id
+            # The first heard of it may be a tool call, which says no platform.
+            run.platform, run.entrypoint = former.run.platform, former.run.entrypoint
+            self._emit_run(run)
+        return True
 
     def _end_turns(self, run: Run, reason: str, now_ns: int) -> None:
         for turn_id, turn in list(run.open_turns.items()):
@@ -321,6 +344,9 @@ class RunTracker:
         turn = run.open_turns[turn_id]
         run.end_turn(turn_id)
         self._emit(turn.span(reason, end_ns))
+        if turn.is_background and run.end_ns is not None:
+            run.end_ns = max(run.end_ns, end_ns)
+            self._emit_run(run)
         self._emit_message(turn, end_ns, turn_status(reason))
 
     def _end_unheard_subagent(self, child: Run, end_ns: int) -> None:
@@ -340,7 +366,8 @@ class RunTracker:
 
     def _emit_message(self, turn: Turn, ts_ns: int, result: str | None = None) -> None:
         run = turn.run
-        if run.entrypoint == "gateway" or run.platform in GATEWAY_PLATFORMS:
+        is_gateway = run.entrypoint == "gateway" or run.platform in GATEWAY_PLATFORMS
+        if is_gateway and not turn.is_background:
             self._emit(
                 gateway_message(run.run_id, run.trace_id, turn.span_id, ts_ns, run.platform, result)
             )
