@@ -18,7 +18,7 @@ from agent_client.ids import id_within
 from agent_client.journal import Journal
 from agent_client.recovery import RecoveryReport, recover
 from agent_client.spool import Spool, dead_spools
-from agent_client.store import DATABASE, StoreError
+from agent_client.store import DATABASE, Store, StoreError
 from tests.agent_client.builders import (
     SECOND_NS,
     START_NS,
@@ -144,6 +144,14 @@ def test_a_process_that_begins_while_another_recovers_keeps_its_runs(
     assert run_row(tmp_path, 1)[0] is None
     newcomer._stopping = True
     newcomer.close()
+
+
+def test_an_open_run_whose_row_is_gone_is_forgotten(tmp_path: Path) -> None:
+    killed(tmp_path, open_run())
+    with Store(tmp_path) as store:
+        store.connection.execute("DELETE FROM tel_runs")
+    assert recover(tmp_path).runs_closed == 0
+    assert query(tmp_path, "SELECT count(*) FROM tel_open_runs") == [(0,)]
 
 
 def test_recovering_twice_changes_nothing_more(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_turns_that_never_end_are_given_up_within_bounds() -> None:
     for _ in range(50):
         host.next_turn()
         host.answer()
-    (run,) = host.tracker._runs.values()
+    (run,) = host.tracker._sessions.runs.values()
     assert len(run.open_turns) == run_state.MAX_OPEN_TURNS
     assert len(run.ended_turns) == run_state.MAX_ENDED_TURNS
     assert len(spans(host, "turn")) == 50 - run_state.MAX_OPEN_TURNS
@@ -326,6 +326,32 @@ def test_a_subagents_outcome_is_a_word_from_a_list(outcome: str, status: str) ->
     assert span(host, "subagent").status == status
     assert "role" not in attrs(span(host, "subagent"))
     assert SECRET not in repr(host.events)
+
+
+def test_a_subagent_of_a_session_that_is_over_ends_once() -> None:
+    host = Host()
+    host.next_turn()
+    host.answer(tools=1)
+    start = {"parent_session_id": SESSION, "child_session_id": "child", "child_role": "leaf"}
+    host.tracker.on_subagent_start(start)
+    host.session_id = "child"
+    host.full_turn()
+    ended_ns = host.now_ns
+    assert spans(host, "subagent") == []  # its stop would say more
+    host.session_id = SESSION
+    host.finalize()
+    host.tracker.on_subagent_stop({**start, "child_status": "completed"})
+    found = span(host, "subagent")
+    assert (found.status, found.end_ns) == ("ok", ended_ns)
+    assert found.parent_span_id == host.runs()[0].run_id  # the hook named no turn
+
+
+def test_a_session_is_not_its_own_subagent() -> None:
+    host = Host()
+    host.next_turn()
+    host.answer(tools=1)
+    host.tracker.on_subagent_start({"parent_session_id": SESSION, "child_session_id": SESSION})
+    assert host.run().parent_run_id is None
 
 
 def test_a_subagents_stop_ends_the_turn_it_was_in() -> None:
