@@ -16,9 +16,11 @@ from agent_client.ids import id_within
 from agent_client.spans import subagent_span, turn_span
 from agent_client.store import run_event
 
-FALLBACK_S: Final = 900.0
-"""A request given up may be tried with another provider, by a process that lives. Its turn is
-taken for over when nothing was heard of it for as long as the slowest model takes."""
+PATIENCE_S: Final = 900.0
+"""A run that says it ended may go on while its process lives: with another provider after one gave
+up, or with a review in the background. No model takes longer."""
+MAX_LOOKS: Final = 5000
+"""Runs looked at in one recovery: the first one after an update has years to catch up with."""
 
 _LAST_EVENT = """
 SELECT max(t) FROM (
@@ -39,11 +41,9 @@ SELECT (SELECT count(*) FROM tel_model_calls WHERE run_id = :run),
 _LAST_ERROR = """
 SELECT ts_ns, recovery FROM tel_error_events WHERE run_id = ? ORDER BY ts_ns DESC LIMIT 1
 """
-_GIVEN_UP = """
-SELECT DISTINCT run_id FROM tel_error_events e
-WHERE recovery = 'none' AND ts_ns <= ? AND parent_span_id <> run_id
-  AND NOT EXISTS (SELECT 1 FROM tel_spans s WHERE s.span_id = e.parent_span_id)
-  AND EXISTS (SELECT 1 FROM tel_runs r WHERE r.run_id = e.run_id AND r.end_ns IS NOT NULL)
+_ENDED = """
+SELECT run_id, seq, coalesce(end_ns > ?, 0) FROM tel_runs
+WHERE seq > ? AND end_ns IS NOT NULL ORDER BY seq LIMIT ?
 """
 _MISSING_TURNS = """
 SELECT parent_span_id, max(trace_id), min(start_ns), max(end_ns),
@@ -110,25 +110,24 @@ def closing_event(connection: sqlite3.Connection, run_id: str) -> dict[str, obje
     }
 
 
-def given_up_runs(connection: sqlite3.Connection, *, has_living: bool) -> list[str]:
-    """Runs that are closed and hold a turn which gave up and was heard of no more.
+def settled_runs(
+    connection: sqlite3.Connection, after_seq: int, *, has_living: bool
+) -> tuple[list[str], int]:
+    """Ended runs that were stored since and will not go on; and up to which seq this was looked at.
 
-    ``hermes -z`` ends so: the run says failed, and nothing tells of the turn's end.
+    One may hold a turn without an end: ``hermes -z`` says nothing more when it cannot log in.
     """
-    patience_s = FALLBACK_S if has_living else 0.0
+    patience_s = PATIENCE_S if has_living else 0.0
     until_ns = time.time_ns() - int(patience_s * 1e9)
-    return [row[0] for row in connection.execute(_GIVEN_UP, (until_ns,)).fetchall()]
+    rows = connection.execute(_ENDED, (until_ns, after_seq, MAX_LOOKS)).fetchall()
+    fresh = [seq for _, seq, is_fresh in rows if is_fresh]
+    settled = [run_id for run_id, _, is_fresh in rows if not is_fresh]
+    return settled, fresh[0] - 1 if fresh else max((row[1] for row in rows), default=after_seq)
 
 
-def owed_spans(
-    connection: sqlite3.Connection, run_id: str, *, only_given_up: bool = False
-) -> list[SpanEvent]:
-    """The turns that a run's rows name and that have no span, and its subagents' without one.
-
-    With ``only_given_up`` turns that may yet go on are left alone.
-    """
+def owed_spans(connection: sqlite3.Connection, run_id: str) -> list[SpanEvent]:
+    """The turns that a run's rows name and that have no span, and its subagents' without one."""
     turns = [_Turn(*row) for row in connection.execute(_MISSING_TURNS, {"run": run_id})]
-    turns = [turn for turn in turns if turn.has_given_up or not only_given_up]
     subagents = _missing_subagents(connection, run_id, turns)
     spans = [
         turn_span(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 
@@ -13,6 +12,8 @@ def new_id() -> str:
 
 def id_within(owner_id: str, name: str) -> str:
     """The id of what ``name`` stands for within its owner: the same in every process."""
+    import hashlib  # it loads OpenSSL, which a verb that makes no span would wait for
+
     # A lone surrogate from the host must not cost a turn its span.
     key = f"{owner_id}\0{name}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(key, digest_size=16).hexdigest()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent_client.adopt import adopt, has_rows
-from agent_client.closing import closing_event, given_up_runs, owed_spans
+from agent_client.closing import closing_event, owed_spans, settled_runs
 from agent_client.contract.events import SpanEvent
 from agent_client.costs import LOOK_BACK_S, overridden_sessions, priced_runs, read_costs
 from agent_client.files import telemetry_dir
@@ -67,7 +67,7 @@ def _recover(home: Path, journal: Journal, own_process_id: str) -> RecoveryRepor
         # Under the lock: a process that began since we looked would be taken for a dead one.
         living = living_processes(folder) | {own_process_id}
         closed = _close_runs(journal, connection, living)
-        _end_given_up_turns(journal, connection, has_living=bool(living - {own_process_id}))
+        _end_turns(journal, connection, has_living=bool(living - {own_process_id}))
         _price_since_last_time(home, journal, connection)
         # A ring's cursor may go only after its file: it is what keeps a re-read from doubling.
         _fold_rings(connection, known_processes(folder) | {own_process_id})
@@ -97,15 +97,18 @@ def _close_runs(journal: Journal, connection: sqlite3.Connection, living: set[st
     for run_id in orphans:
         _append(journal, connection, owed_spans(connection, run_id))
     for run_id in sorted(map(str, parents)):
-        _append(journal, connection, owed_spans(connection, run_id, only_given_up=True))
+        _append(journal, connection, owed_spans(connection, run_id))
     return len(closed)
 
 
-def _end_given_up_turns(
-    journal: Journal, connection: sqlite3.Connection, *, has_living: bool
-) -> None:
-    for run_id in given_up_runs(connection, has_living=has_living):
-        _append(journal, connection, owed_spans(connection, run_id, only_given_up=True))
+def _end_turns(journal: Journal, connection: sqlite3.Connection, *, has_living: bool) -> None:
+    """Make up the spans of runs that were closed in order and owe some all the same."""
+    after_seq = int(get_state(connection, "spans.seen_seq") or 0)
+    run_ids, seen_seq = settled_runs(connection, after_seq, has_living=has_living)
+    for run_id in run_ids:
+        _append(journal, connection, owed_spans(connection, run_id))
+    if seen_seq != after_seq:
+        put_state(connection, {"spans.seen_seq": str(seen_seq)})
 
 
 def _append(journal: Journal, connection: sqlite3.Connection, spans: list[SpanEvent]) -> None:

@@ -30,7 +30,14 @@ class Turn:
     tool_call_count: int = 0
     error_count: int = 0
     has_given_up: bool = False
+    awaits_model: bool = False
     has_ended: bool = False
+    is_background: bool = False
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether what is seen of it says nothing of how the run goes on."""
+        return self.has_ended or self.is_background
 
     def span(self, end_reason: str, end_ns: int) -> SpanEvent:
         """The turn as a span that ends now."""
@@ -75,14 +82,15 @@ class Run:
         """A turn that was seen before, ended or not."""
         return self.open_turns.get(turn_id) or self.ended_turns.get(turn_id)
 
-    def begin_turn(self, turn_id: str, start_ns: int) -> Turn:
-        """A turn seen for the first time."""
+    def begin_turn(self, turn_id: str, start_ns: int, *, is_background: bool = False) -> Turn:
+        """A turn seen for the first time; one in the background is none of the person's."""
         # The host starts a new session inside its first turn: that is the first seen of it.
-        start_ns = min(start_ns, self.first_turn_ns or start_ns)
+        start_ns = max(min(start_ns, self.first_turn_ns or start_ns), self.start_ns)
         self.first_turn_ns = None
-        turn = Turn(id_within(self.run_id, turn_id), self, start_ns, start_ns)
+        span_id = id_within(self.run_id, turn_id)
+        turn = Turn(span_id, self, start_ns, start_ns, is_background=is_background)
         self.open_turns[turn_id] = turn
-        self.turn_count += 1
+        self.turn_count += not is_background
         return turn
 
     def place(self, turn: Turn | None, start_ns: int, end_ns: int) -> Place:

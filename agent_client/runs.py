@@ -17,21 +17,15 @@ from typing import Final
 
 from agent_client.approvals import MAX_PENDING, Approvals
 from agent_client.calls import failed_attempt, model_call, tool_call
-from agent_client.classify import entrypoint_of, is_final, result_class_of
+from agent_client.classify import is_final, result_class_of
 from agent_client.contract.events import Event
-from agent_client.happenings import gateway_message, happening_of
-from agent_client.ids import new_id
-from agent_client.payload import Payload, id_of, interval_ns_of, name_of, number_of, trim, word_of
+from agent_client.happenings import happening_of
+from agent_client.payload import Payload, id_of, interval_ns_of, number_of, trim, word_of
 from agent_client.prices import PriceTable
-from agent_client.run_state import MAX_OPEN_TURNS, Run, Subagent, Turn
-from agent_client.spans import turn_status
+from agent_client.session_runs import Sessions
 
-MAX_SESSIONS: Final = 4096
-"""Sessions remembered in a long-lived gateway; the longest idle is forgotten first."""
 DENIALS: Final = ("denied", "smart_deny")
 CHILD_ENDS: Final = {word: word for word in ("completed", "timeout", "interrupted")}
-GATEWAY_PLATFORMS: Final = ("api_server",)
-"""Served by the host's gateway, though their entrypoint has a name of its own."""
 
 
 class RunTracker:
@@ -50,14 +44,10 @@ class RunTracker:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._emit = emit
-        self._profile_id = profile_id
-        self._agent_version = agent_version
         self._prices = prices or PriceTable(None)
         self._clock_ns = clock_ns
         self._lock = threading.RLock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._turns: OrderedDict[str, Turn] = OrderedDict()
-        self._subagents: OrderedDict[str, Subagent] = OrderedDict()
+        self._sessions = Sessions(emit, profile_id, agent_version)
         self._failed_attempts: OrderedDict[str, int] = OrderedDict()
         self._approvals = Approvals()
 
@@ -66,7 +56,7 @@ class RunTracker:
     def on_session_start(self, payload: Payload) -> None:
         """A brand-new session, inside its first turn; not fired on resume."""
         with self._lock:
-            run = self._run_of(payload, self._clock_ns())
+            run = self._sessions.run_of(payload, self._clock_ns())
             if not run.turn_count:
                 run.first_turn_ns = run.start_ns
 
@@ -77,20 +67,11 @@ class RunTracker:
             return
         now_ns = self._clock_ns()
         with self._lock:
-            parent = self._runs.get(id_of(payload.get("parent_session_id")) or "")
-            child = self._runs.get(child_id) or self._open(child_id, "subagent", now_ns)
+            parent = self._sessions.runs.get(id_of(payload.get("parent_session_id")) or "")
+            child = self._sessions.child_of(parent, child_id, now_ns)
             if parent is not None and parent is not child:
-                if child.parent_run_id is None:
-                    child.parent_run_id, child.trace_id = parent.run_id, parent.trace_id
-                turn = self._turn_of(parent, payload.get("parent_turn_id"), now_ns)
-                self._subagents[child_id] = Subagent(
-                    parent,
-                    turn.span_id if turn else parent.run_id,
-                    now_ns,
-                    payload.get("child_role"),
-                )
-                trim(self._subagents, MAX_PENDING)
-            self._emit_run(child)
+                turn = self._sessions.turn_of(parent, payload.get("parent_turn_id"), now_ns)
+                self._sessions.send(child, parent, turn, now_ns, payload.get("child_role"))
 
     def on_subagent_stop(self, payload: Payload) -> None:
         """The child's outcome, for its own run where its turn end did not come."""
@@ -98,13 +79,14 @@ class RunTracker:
         status = payload.get("child_status")
         now_ns = self._clock_ns()
         with self._lock:
-            child, subagent = self._runs.get(child_id), self._subagents.pop(child_id, None)
+            child = self._sessions.runs.get(child_id)
+            subagent = self._sessions.subagents.pop(child_id, None)
             if child is None:
                 return
             if child.end_ns is None:
                 reason = word_of(status, CHILD_ENDS) or "failed"
-                self._end_turns(child, reason, now_ns)
-                self._close(child, reason, now_ns)
+                self._sessions.end_turns(child, reason, now_ns)
+                self._sessions.close(child, reason, now_ns)
             if subagent is not None:
                 duration_ms = number_of(payload.get("duration_ms"))
                 self._emit(subagent.span(child.run_id, now_ns, status, duration_ms))
@@ -113,14 +95,13 @@ class RunTracker:
         """A model call that was answered: one row, with the failed attempts before it."""
         start_ns, end_ns = interval_ns_of(payload, self._clock_ns())
         with self._lock:
-            run = self._run_of(payload, start_ns)
-            turn = self._seen(run, payload, start_ns, end_ns)
-            run.has_given_up = False
-            run.awaits_model = bool(payload.get("assistant_tool_call_count"))
-            if turn is not None:
-                turn.has_given_up = False
+            run = self._sessions.run_of(payload, start_ns)
+            turn = self._sessions.seen(run, payload, start_ns, end_ns)
+            going = turn or run
+            going.has_given_up = False
+            going.awaits_model = bool(payload.get("assistant_tool_call_count"))
             retry_count = self._failed_attempts.pop(id_of(payload.get("api_request_id")) or "", 0)
-            self._count(run, turn, model_calls=1)
+            self._sessions.count(run, turn, model_calls=1)
         place = run.place(turn, start_ns, end_ns)
         self._emit(model_call(payload, place, retry_count, self._prices))
 
@@ -132,20 +113,19 @@ class RunTracker:
         )
         start_ns, end_ns = interval_ns_of(payload, self._clock_ns())
         with self._lock:
-            run = self._run_of(payload, start_ns)
-            turn = self._seen(run, payload, start_ns, end_ns)
-            run.has_given_up = has_given_up
-            run.awaits_model = False
-            if turn is not None:
-                turn.has_given_up = has_given_up
+            run = self._sessions.run_of(payload, start_ns)
+            turn = self._sessions.seen(run, payload, start_ns, end_ns)
+            going = turn or run
+            going.has_given_up = has_given_up
+            going.awaits_model = False
             self._failed_attempts[request_id] = self._failed_attempts.get(request_id, 0) + 1
             trim(self._failed_attempts, MAX_PENDING)
-            self._count(run, turn, errors=1)
+            self._sessions.count(run, turn, errors=1)
         place = run.place(turn, start_ns, end_ns)
         self._emit(failed_attempt(payload, place, has_given_up=has_given_up))
-        if has_given_up:
+        if has_given_up and not (turn and turn.is_aside):
             with self._lock:
-                self._close(run, "failed", end_ns)
+                self._sessions.close(run, "failed", end_ns)
 
     def post_tool_call(self, payload: Payload) -> None:
         """A tool call: name, time, outcome. Neither arguments nor result are kept."""
@@ -156,14 +136,16 @@ class RunTracker:
         end_ns = self._clock_ns()
         start_ns = max(0, end_ns - int((duration_ms or 0) * 1e6))
         with self._lock:
-            run = self._run_of(payload, start_ns)
-            turn = self._seen(run, payload, start_ns, end_ns)
-            run.awaits_model = True
+            run = self._sessions.run_of(payload, start_ns)
+            turn = self._sessions.seen(run, payload, start_ns, end_ns)
+            (turn or run).awaits_model = True
             approval = self._approvals.take(payload)
             choice = approval.choice if approval else None
             if choice in DENIALS and result_class == "error":
                 result_class = "blocked"  # somebody said no: that is no fault of the tool
-            self._count(run, turn, tool_calls=1, errors=result_class in ("error", "timeout"))
+            self._sessions.count(
+                run, turn, tool_calls=1, errors=result_class in ("error", "timeout")
+            )
         place = run.place(turn, start_ns, end_ns)
         call = tool_call(payload, place, duration_ms, result_class, choice)
         self._emit(call)
@@ -183,7 +165,7 @@ class RunTracker:
         with self._lock:
             approval = self._approvals.answer(payload, self._clock_ns())
             # The hook names no session: its turn does, which a model call has shown us.
-            turn = self._turns.get(id_of(payload.get("turn_id")) or "")
+            turn = self._sessions.turns.get(id_of(payload.get("turn_id")) or "")
             if approval is not None and turn is not None:
                 self._emit(approval.span(turn.run.run_id, turn.run.trace_id, turn.span_id))
 
@@ -194,12 +176,11 @@ class RunTracker:
             return
         now_ns = self._clock_ns()
         with self._lock:
-            run = self._run_of(payload, now_ns)
-            if turn_id:
-                turn = self._turn_of(run, turn_id, now_ns)
-                if turn is None or turn.has_ended:
-                    return
-            elif run.end_ns is not None:
+            run = self._sessions.run_of(payload, now_ns)
+            turn = self._sessions.turn_of(run, turn_id, now_ns)
+            if turn is not None and turn.has_ended:
+                return
+            if turn is None and run.end_ns is not None:
                 return  # the shutdown of a session whose turn had ended
             if payload.get("interrupted"):
                 reason = "interrupted"
@@ -207,140 +188,24 @@ class RunTracker:
                 reason = "completed"
             else:
                 # Out of iterations, the turn stops while a tool's result waits for the model.
-                reason = "max_iterations" if run.awaits_model else "failed"
-            if turn_id:
-                self._end_turn(run, turn_id, reason, now_ns)
+                reason = "max_iterations" if (turn or run).awaits_model else "failed"
+            if turn is not None:
+                self._sessions.end_turn(run, turn_id or "", reason, now_ns)
             else:
-                self._end_turns(run, reason, now_ns)
-            self._close(run, reason, now_ns)
-            self._end_unheard_subagent(run, now_ns)
+                self._sessions.end_turns(run, reason, now_ns)
+            if turn is not None and turn.is_background:
+                return
+            self._sessions.close(run, reason, now_ns)
+            self._sessions.end_unheard_subagent(run, now_ns)
 
     def on_session_finalize(self, payload: Payload) -> None:
         """The session's boundary: closes what no turn end has closed."""
         with self._lock:
-            run = self._runs.get(id_of(payload.get("session_id")) or "")
+            run = self._sessions.runs.get(id_of(payload.get("session_id")) or "")
             if run is None:
                 return
             now_ns = self._clock_ns()
-            self._end_turns(run, "interrupted", now_ns)
+            self._sessions.end_turns(run, "interrupted", now_ns)
             if run.end_ns is None:
-                self._close(run, "failed" if run.has_given_up else "interrupted", now_ns)
-            run.is_final = True
-            for child_id, subagent in list(self._subagents.items()):
-                child = self._runs.get(child_id)
-                if subagent.parent is run and child is not None and child.end_ns is not None:
-                    self._end_unheard_subagent(child, child.end_ns)
-
-    # -- state ------------------------------------------------------------------------------
-
-    def _run_of(self, payload: Payload, start_ns: int) -> Run:
-        session_id = id_of(payload.get("session_id")) or ""
-        run = self._runs.get(session_id)
-        if run is None:
-            run = self._open(session_id, payload.get("platform"), start_ns)
-            self._emit_run(run)
-        else:
-            self._runs.move_to_end(session_id)
-        return run
-
-    def _open(self, session_id: str, platform: object, start_ns: int) -> Run:
-        run = Run(
-            run_id=new_id(),
-            trace_id=new_id(),
-            session_id=session_id,
-            start_ns=start_ns,
-            entrypoint=entrypoint_of(platform),
-            platform=name_of(platform),
-        )
-        self._runs[session_id] = run
-        trim(self._runs, MAX_SESSIONS)
-        return run
-
-    def _seen(self, run: Run, payload: Payload, start_ns: int, end_ns: int) -> Turn | None:
-        """The turn that something was seen of. Activity after an end opens the run again.
-
-        Not so what comes late, of a turn that has ended: nothing would close the run after it.
-        """
-        turn = self._turn_of(run, payload.get("turn_id"), start_ns)
-        if turn is not None:
-            turn.start_ns = min(turn.start_ns, start_ns)
-            turn.last_ns = max(turn.last_ns, end_ns)
-            if turn.has_ended:
-                return turn
-        if run.end_ns is not None:
-            run.end_ns = run.end_reason = None
-            run.is_final = False
-            self._emit_run(run)
-        return turn
-
-    def _count(
-        self,
-        run: Run,
-        turn: Turn | None,
-        *,
-        model_calls: int = 0,
-        tool_calls: int = 0,
-        errors: int = 0,
-    ) -> None:
-        for counted in (run,) if turn is None else (run, turn):
-            counted.model_call_count += model_calls
-            counted.tool_call_count += tool_calls
-            counted.error_count += errors
-        if turn is not None and turn.has_ended:
-            self._emit_run(run)  # nothing that comes after tells of it
-
-    def _turn_of(self, run: Run, value: object, start_ns: int) -> Turn | None:
-        turn_id = id_of(value)
-        if not turn_id:
-            return None
-        turn = run.turn(turn_id)
-        if turn is None:
-            self._make_room(run, start_ns)
-            turn = run.begin_turn(turn_id, start_ns)
-            self._turns[turn_id] = turn
-            trim(self._turns, MAX_SESSIONS)
-            self._emit_message(turn, turn.start_ns)
-        return turn
-
-    def _make_room(self, run: Run, now_ns: int) -> None:
-        """Before another turn: one that gave up ends unheard, and so does the oldest of many."""
-        for turn_id, turn in list(run.open_turns.items()):
-            if turn.has_given_up:
-                self._end_turn(run, turn_id, "failed", turn.last_ns)
-        while len(run.open_turns) >= MAX_OPEN_TURNS:
-            self._end_turn(run, next(iter(run.open_turns)), "interrupted", now_ns)
-
-    def _end_turns(self, run: Run, reason: str, now_ns: int) -> None:
-        for turn_id, turn in list(run.open_turns.items()):
-            if turn.has_given_up:
-                self._end_turn(run, turn_id, "failed", turn.last_ns)
-            else:
-                self._end_turn(run, turn_id, reason, now_ns)
-
-    def _end_turn(self, run: Run, turn_id: str, reason: str, end_ns: int) -> None:
-        turn = run.open_turns[turn_id]
-        run.end_turn(turn_id)
-        self._emit(turn.span(reason, end_ns))
-        self._emit_message(turn, end_ns, turn_status(reason))
-
-    def _end_unheard_subagent(self, child: Run, end_ns: int) -> None:
-        """A subagent that outlived its session: nobody waits to tell of its stop."""
-        subagent = self._subagents.get(child.session_id)
-        if subagent is not None and subagent.parent.is_final:
-            del self._subagents[child.session_id]
-            self._emit(subagent.span(child.run_id, end_ns, child.end_reason, None))
-
-    def _close(self, run: Run, reason: str, at_ns: int) -> None:
-        run.end_ns = max(at_ns, run.start_ns)
-        run.end_reason = reason
-        self._emit_run(run)
-
-    def _emit_run(self, run: Run) -> None:
-        self._emit(run.event(self._profile_id, self._agent_version))
-
-    def _emit_message(self, turn: Turn, ts_ns: int, result: str | None = None) -> None:
-        run = turn.run
-        if run.entrypoint == "gateway" or run.platform in GATEWAY_PLATFORMS:
-            self._emit(
-                gateway_message(run.run_id, run.trace_id, turn.span_id, ts_ns, run.platform, result)
-            )
+                self._sessions.close(run, "failed" if run.has_given_up else "interrupted", now_ns)
+            self._sessions.finish(run)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_client import closing
 from agent_client.contract.events import Event
 from agent_client.emitter import Emitter
 from agent_client.files import telemetry_dir
@@ -17,7 +18,7 @@ from agent_client.ids import id_within
 from agent_client.journal import Journal
 from agent_client.recovery import RecoveryReport, recover
 from agent_client.spool import Spool, dead_spools
-from agent_client.store import DATABASE, StoreError
+from agent_client.store import DATABASE, Store, StoreError
 from tests.agent_client.builders import (
     SECOND_NS,
     START_NS,
@@ -143,6 +144,14 @@ def test_a_process_that_begins_while_another_recovers_keeps_its_runs(
     assert run_row(tmp_path, 1)[0] is None
     newcomer._stopping = True
     newcomer.close()
+
+
+def test_an_open_run_whose_row_is_gone_is_forgotten(tmp_path: Path) -> None:
+    killed(tmp_path, open_run())
+    with Store(tmp_path) as store:
+        store.connection.execute("DELETE FROM tel_runs")
+    assert recover(tmp_path).runs_closed == 0
+    assert query(tmp_path, "SELECT count(*) FROM tel_open_runs") == [(0,)]
 
 
 def test_recovering_twice_changes_nothing_more(tmp_path: Path) -> None:
@@ -280,7 +289,8 @@ def test_a_turn_that_gave_up_and_went_on_was_abandoned_later(tmp_path: Path) -> 
 
 def test_a_living_process_may_yet_try_another_provider(tmp_path: Path) -> None:
     living = Emitter(tmp_path)
-    for event in (open_run(), gave_up(ts_ns=time.time_ns()), failed_run()):
+    now_ns = time.time_ns()
+    for event in (open_run(), gave_up(ts_ns=now_ns), failed_run(end_ns=now_ns)):
         living.emit(event)
     assert living.flush()
     recover(tmp_path)
@@ -288,6 +298,19 @@ def test_a_living_process_may_yet_try_another_provider(tmp_path: Path) -> None:
     living.close()
     recover(tmp_path)
     assert query(tmp_path, "SELECT span_id, status FROM tel_spans") == [("turn-1", "error")]
+
+
+def test_a_long_past_is_looked_at_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "MAX_LOOKS", 2)
+    runs = [run_event(number) for number in range(5)]
+    calls = [
+        model_call(number, run_id=f"run-{number}", parent_span_id=f"turn-{number}")
+        for number in range(5)
+    ]
+    killed(tmp_path, *calls, *runs)
+    for _ in range(3):
+        recover(tmp_path)
+    assert query(tmp_path, "SELECT count(*) FROM tel_spans WHERE kind = 'turn'") == [(5,)]
 
 
 def test_a_subagent_that_died_with_its_parent_is_a_span_of_the_parents_turn(

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent_client import approvals, runs
+from agent_client import approvals, runs, sessions
 from agent_client.contract.events import Event
 from agent_client.runs import RunTracker
 from tests.agent_client.builders import SECOND_NS
@@ -177,7 +177,8 @@ def test_whatever_type_a_field_has_every_event_can_be_stored(value: object) -> N
 
 
 def test_a_long_lived_host_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(sessions, "MAX_SUBAGENTS", 5)
     for module in (approvals, runs):
         monkeypatch.setattr(module, "MAX_PENDING", 5)
     host = Host()
@@ -187,8 +188,12 @@ def test_a_long_lived_host_is_remembered_within_bounds(monkeypatch: pytest.Monke
         host.approval("once", tool_call_id=f"call-{number}")
         host.api_error(0)
         host.calls += 1
+        child = {"parent_session_id": host.session_id, "child_session_id": f"child-{number}"}
+        host.tracker.on_subagent_start(child)
     tracker = host.tracker
-    assert len(tracker._runs) == len(tracker._turns) == len(tracker._failed_attempts) == 5
+    kept = tracker._sessions
+    assert len(kept.runs) == len(kept.turns) == len(kept.subagents) == 5
+    assert len(tracker._failed_attempts) == 5
     assert len(tracker._approvals.asked_ns) == len(tracker._approvals.answered) == 5
 
 

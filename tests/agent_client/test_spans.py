@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 
 import pytest
 
 from agent_client import run_state
-from agent_client.contract.events import SpanEvent
+from agent_client.contract.events import GatewayEvent, SpanEvent
 from agent_client.ids import id_within
 from agent_client.spans import attributes, surface_of
 from tests.agent_client.builders import SECOND_NS
@@ -181,12 +183,92 @@ def test_turns_side_by_side_are_counted_once_each() -> None:
     assert [attrs(turn)["model_call_count"] for turn in spans(host, "turn")] == [2, 2]
 
 
+def in_background(work: Callable[[], None]) -> None:
+    """Where the host reviews a session, under the session's own id."""
+    thread = threading.Thread(target=work, name="bg-review")
+    thread.start()
+    thread.join()
+
+
+def review(host: Host, *, ends: bool = True) -> None:
+    def work() -> None:
+        host.turn = 99
+        host.answer(tools=1)
+        host.tool(tool_name="memory", args={"action": "add"})
+        if ends:
+            host.turn_end(completed=False)
+
+    in_background(work)
+    host.turn = 1
+
+
+def test_a_review_in_the_background_is_a_turn_that_nobody_asked_for() -> None:
+    host = Host(platform="telegram")
+    host.full_turn()
+    review(host)
+    assert [turn.status for turn in spans(host, "turn")] == ["ok", "error"]
+    run = host.run()
+    assert (run.end_reason, run.turn_count, run.model_call_count) == ("completed", 1, 3)
+    assert run.end_ns == spans(host, "turn")[1].end_ns
+    assert [message.direction for message in host.of(GatewayEvent)] == ["in", "out"]
+
+
+def test_a_review_that_is_cut_off_interrupts_nothing() -> None:
+    host = Host()
+    host.full_turn()
+    review(host, ends=False)
+    assert host.run().end_reason == "completed"
+    assert host.run().tool_call_count == 2
+    host.finalize()
+    assert host.run().end_reason == "completed"
+    assert [turn.status for turn in spans(host, "turn")] == ["ok", "interrupted"]
+
+
+def test_a_review_beside_a_turn_does_not_end_it() -> None:
+    host = Host()
+    host.full_turn()
+    host.next_turn()
+    host.answer(tools=1)
+    review(host)
+    assert host.run().end_reason is None
+    in_background(lambda: host.api_error(turn_id="review-2", retryable=False))
+    assert host.run().end_reason is None
+
+
+def test_a_turn_that_goes_on_in_another_session_ends_the_first_well() -> None:
+    host = Host(platform="slack")
+    host.next_turn()
+    turn_id = host.ids()["turn_id"]
+    host.answer(tools=1)
+    host.session_id = "compressed"
+    host.tool(turn_id=turn_id)
+    host.answer(turn_id=turn_id)
+    host.turn_end(turn_id=turn_id)
+    assert [message.direction for message in host.of(GatewayEvent)] == ["in", "out"]
+    first, second = host.runs()
+    assert (first.end_reason, second.end_reason) == ("completed", "completed")
+    assert (first.trace_id, first.turn_count) == (second.trace_id, second.turn_count)
+    assert (first.platform, first.entrypoint) == (second.platform, second.entrypoint)
+    assert (first.model_call_count, second.model_call_count) == (1, 1)
+    assert [turn.status for turn in spans(host, "turn")] == ["ok", "ok"]
+    assert {turn.run_id for turn in spans(host, "turn")} == {first.run_id, second.run_id}
+
+
+def test_a_turn_does_not_begin_before_its_run() -> None:
+    host = Host()
+    host.session_start()
+    host.next_turn()
+    host.tool(duration_ms=1e11)
+    host.turn_end()
+    assert span(host, "turn").start_ns == host.run().start_ns
+
+
 def test_turns_that_never_end_are_given_up_within_bounds() -> None:
     host = Host()
     for _ in range(50):
         host.next_turn()
         host.answer()
-    (run,) = host.tracker._runs.values()
+    (run,) = host.tracker._sessions.runs.values()
     assert len(run.open_turns) == run_state.MAX_OPEN_TURNS
     assert len(run.ended_turns) == run_state.MAX_ENDED_TURNS
     assert len(spans(host, "turn")) == 50 - run_state.MAX_OPEN_TURNS
@@ -244,6 +326,32 @@ def test_a_subagents_outcome_is_a_word_from_a_list(outcome: str, status: str) ->
     assert span(host, "subagent").status == status
     assert "role" not in attrs(span(host, "subagent"))
     assert SECRET not in repr(host.events)
+
+
+def test_a_subagent_of_a_session_that_is_over_ends_once() -> None:
+    host = Host()
+    host.next_turn()
+    host.answer(tools=1)
+    start = {"parent_session_id": SESSION, "child_session_id": "child", "child_role": "leaf"}
+    host.tracker.on_subagent_start(start)
+    host.session_id = "child"
+    host.full_turn()
+    ended_ns = host.now_ns
+    assert spans(host, "subagent") == []  # its stop would say more
+    host.session_id = SESSION
+    host.finalize()
+    host.tracker.on_subagent_stop({**start, "child_status": "completed"})
+    found = span(host, "subagent")
+    assert (found.status, found.end_ns) == ("ok", ended_ns)
+    assert found.parent_span_id == host.runs()[0].run_id  # the hook named no turn
+
+
+def test_a_session_is_not_its_own_subagent() -> None:
+    host = Host()
+    host.next_turn()
+    host.answer(tools=1)
+    host.tracker.on_subagent_start({"parent_session_id": SESSION, "child_session_id": SESSION})
+    assert host.run().parent_run_id is None
 
 
 def test_a_subagents_stop_ends_the_turn_it_was_in() -> None:
