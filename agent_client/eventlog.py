@@ -164,7 +164,7 @@ class EventLog:
 
         What was written of a failed append is cut off again: the lock is ours, so are the bytes.
         """
-        segment = self._rotate_if_due()
+        segment = 0 if self.is_due() and self.rotate() else first_seq_of(self._fd)
         before = self._size()
         if before and os.pread(self._fd, 1, before - 1) != b"\n":
             # A torn last line is ended first, or it would swallow the next good record.
@@ -189,20 +189,20 @@ class EventLog:
         self.open()
         return True
 
-    def _rotate_if_due(self) -> int:
-        """Rotate when it is time to; returns the first ``seq`` of the segment to append to."""
+    def is_due(self) -> bool:
+        """Whether the segment that is written is full or of an earlier day."""
         status = os.fstat(self._fd)
-        is_due = status.st_size >= SEGMENT_BYTES or (
-            status.st_size and int(status.st_mtime) // DAY_S != int(time.time()) // DAY_S
+        day = int(status.st_mtime) // DAY_S
+        return status.st_size >= SEGMENT_BYTES or (
+            status.st_size > 0 and day != int(time.time()) // DAY_S
         )
-        return 0 if is_due and self.rotate() else first_seq_of(self._fd)
 
     def end(self) -> Place:
         """Where the segment that is written ends; ``segment`` is 0 while it holds no record."""
         return Place(first_seq_of(self._fd), self._size())
 
-    def lines_after(self, place: Place) -> Iterator[tuple[Place, bytes]]:
-        """Every line past a place; with each the end of the segment that it stands in."""
+    def lines_after(self, place: Place) -> Iterator[bytes]:
+        """Every line past a place, of all segments in order."""
         end = self.end()
         closed = closed_segments(self._folder) if end.segment != place.segment else []
         # A first version's place names no segment: its log had but the one.
@@ -213,19 +213,16 @@ class EventLog:
                 yield from _lines_of(segment, start)
         if end.segment and end.segment >= begin:
             start = place.offset if end.segment == begin else 0
-            for raw in raw_lines(self._fd, start, end.offset):
-                yield end, raw
+            yield from raw_lines(self._fd, start, end.offset)
 
     def _size(self) -> int:
         return os.fstat(self._fd).st_size
 
 
-def _lines_of(segment: Segment, offset: int) -> Iterator[tuple[Place, bytes]]:
+def _lines_of(segment: Segment, offset: int) -> Iterator[bytes]:
     descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        end = Place(segment.first_seq, os.fstat(descriptor).st_size)
-        for raw in raw_lines(descriptor, offset, end.offset):
-            yield end, raw
+        yield from raw_lines(descriptor, offset, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,8 @@
 
 emitted = stored + dropped(reason): a ring's frames are numbered without a gap,
 so what overflowed is known exactly even when the process that emitted is gone.
+Of the rows, those a console never acknowledged are pending, or expired: retention
+removed them first.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from agent_client.store import DATABASE, Store, get_state
 
 REASONS: Final = ("overflow", "encode", "too_large", "invalid")
 """overflow: the oldest made room; encode, too_large: refused; invalid: logged, not indexed."""
+EXPIRED_KEY: Final = "expired.rows"
 _REPORTED: Final = "losses.reported"
 
 
@@ -54,12 +57,18 @@ def stored(connection: sqlite3.Connection) -> int:
     return int(rings) + int(get_state(connection, "ledger.stored") or 0)
 
 
+def expired(connection: sqlite3.Connection) -> int:
+    """Rows that retention removed before a console had acknowledged them."""
+    return int(get_state(connection, EXPIRED_KEY) or 0)
+
+
 def losses(store: Store) -> dict[str, int]:
-    """Losses by reason that no receipt has covered yet; sent with the next push."""
+    """Losses by reason, ``expired`` among them, that no receipt has covered yet; for a push."""
     reported = _reported(store)
+    counts = {**totals(store.connection), "expired": expired(store.connection)}
     return {
         reason: count - reported.get(reason, 0)
-        for reason, count in totals(store.connection).items()
+        for reason, count in counts.items()
         if count > reported.get(reason, 0)
     }
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
-import marshal
 import os
 import sqlite3
 import time
@@ -22,13 +21,13 @@ from pathlib import Path
 from typing import Final
 
 from agent_client import schema
-from agent_client.contract.events import EVENT_TYPES
 from agent_client.contract.tables import EVENT_TABLES
 from agent_client.eventlog import UNREADABLE, EventLog, Line, Place, encode, is_in_place, parse
 from agent_client.files import open_private, telemetry_dir
+from agent_client.frames import decode
 from agent_client.guard import note_fault
 from agent_client.index import index
-from agent_client.spool import Chunk
+from agent_client.spool import Chunk, Ring
 from agent_client.store import (
     DATABASE,
     connect,
@@ -38,14 +37,10 @@ from agent_client.store import (
     put_state,
 )
 
-KINDS: Final = tuple(EVENT_TYPES)
-"""A frame names its kind by position here; append only, or old spools read as other kinds."""
 LOCK: Final = "journal.lock"
 BAD_DATABASE: Final = ("malformed", "not a database", "corrupt")
 CATCH_UP_LINES: Final = 1000
 """Lines indexed at once: enough for the batch to pay, little enough to hold in memory."""
-
-_COLUMNS: Final = {table.event: table.column_names() for table in EVENT_TABLES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +51,19 @@ class Intake:
     refused: dict[str, int] = field(default_factory=dict)
 
 
-def decode(payload: bytes) -> Line:
-    """The event of a frame's payload, and its values where the frame holds just these.
+def oldest_chunks(rings: Sequence[Ring], max_events: int) -> list[Chunk]:
+    """The oldest events of all rings, about so many, none before one that was emitted earlier.
 
-    Errors: ValueError, EOFError, TypeError, IndexError when it is not one; the frame's
-    checksum has been verified, so marshal reads only what a recorder wrote.
+    A run's later row replaces its earlier one, and hooks of one run come on many threads.
     """
-    kind, body = marshal.loads(payload)  # noqa: S302  # checksummed, and from a 0700 folder
-    if isinstance(body, dict):
-        return Line(body)
-    name = KINDS[kind]
-    return Line({"event": name, **dict(zip(_COLUMNS[name], body, strict=True))}, values=body)
+    share = max_events // max(1, sum(ring.queued > 0 for ring in rings)) or 1
+    chunks = [ring.read(share) for ring in rings]
+    full = [chunk.frames[-1].n for chunk in chunks if len(chunk.frames) == share]
+    if not full:
+        return chunks
+    bound = min(full)  # a full chunk's ring may hold more, all of it after this
+    counts = [sum(frame.n <= bound for frame in chunk.frames) for chunk in chunks]
+    return [ring.read(count) for ring, count in zip(rings, counts, strict=True)]
 
 
 _INHERITED: list[sqlite3.Connection] = []
@@ -177,6 +174,11 @@ class Journal:
         _put_int(connection, "seq", seq)
         _put_place(connection, place)
 
+    def rotate(self, connection: sqlite3.Connection) -> None:
+        """Close the segment that is written, for retention to work on; inside ``locked``."""
+        self.log.rotate()
+        _put_place(connection, self._end(_state_int(connection, "seq")))
+
     def rebuild(self) -> int:
         """Empty the tables and index the whole log again, to the same rows; returns lines read.
 
@@ -185,7 +187,7 @@ class Journal:
         they stay. The ledger is no index and stays too. Errors: as ``write``.
         """
         with self.locked() as connection:
-            found = (parse(raw) for _, raw in self.log.lines_after(Place()))
+            found = map(parse, self.log.lines_after(Place()))
             first = next((line for line in found if line is not None), None)
             if first is None:
                 return 0
@@ -228,21 +230,24 @@ class Journal:
     def _catch_up(self, connection: sqlite3.Connection) -> int:
         """Index what the log holds past the database's place in it; returns the lines read."""
         place = Place(_state_int(connection, "log_segment"), _state_int(connection, "log_offset"))
-        end = self.log.end()
-        if end == place:
+        if self.log.end() == place:
             return 0
         read, seq = 0, _state_int(connection, "seq")
         after = self.log.lines_after(place)
         while batch := list(itertools.islice(after, CATCH_UP_LINES)):
-            place = batch[-1][0]
-            lines = [line for line in (parse(raw) for _, raw in batch) if line is not None]
+            lines = [line for line in map(parse, batch) if line is not None]
             index(connection, lines)
             seq = max([seq, *(line.seq for line in lines)])
             read += len(lines)
         _put_int(connection, "seq", seq)
         # An end short of our place: the log was cut by other hands; the rows it fed are here.
-        _put_place(connection, end if end.segment else place)
+        _put_place(connection, self._end(seq))
         return read
+
+    def _end(self, seq: int) -> Place:
+        """Where the log ends; a segment without a record will begin with the next ``seq``."""
+        end = self.log.end()
+        return end if end.segment else Place(seq + 1)
 
     def _fresh_lines(self, connection: sqlite3.Connection, intakes: Sequence[Intake]) -> list[Line]:
         lines: list[Line] = []

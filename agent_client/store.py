@@ -64,6 +64,8 @@ def connect(path: Path) -> sqlite3.Connection:
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
+        # Of a new file only. Costs inserts 3 %; without it what retention deletes frees no disk.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         # WAL + NORMAL: a killed process loses nothing; only a power cut can take the last commits.
         connection.execute("PRAGMA synchronous = NORMAL")

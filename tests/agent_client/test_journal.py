@@ -11,7 +11,8 @@ import pytest
 
 from agent_client.contract.tables import TOOL_CALLS
 from agent_client.files import telemetry_dir
-from agent_client.journal import Journal, decode, set_database_aside
+from agent_client.frames import decode
+from agent_client.journal import Journal, set_database_aside
 from agent_client.store import DATABASE, LOG
 from tests.agent_client.builders import (
     Anything,

@@ -52,7 +52,7 @@ def killed(home: Path, *events: Event) -> None:
     # As SIGKILL leaves it: the lock is free, the files are there, the writer stops.
     assert recorder.flush()
     recorder._stopping = True
-    recorder._wake.set()
+    recorder._wake.put(None)
     assert recorder._thread is not None
     recorder._thread.join(10)
     recorder._journal.close()
