@@ -23,7 +23,8 @@ MAX_LINES = 500
 LAZY_IMPORTS = {
     "agent_client/config.py": {"yaml"},
     "agent_client/policy/apply.py": {"yaml"},
-    "agent_client/contract/redact.py": {"phonenumbers", "re2"},
+    "agent_client/contract/redact.py": {"re2"},
+    "agent_client/contract/redact_phones.py": {"phonenumbers"},
     "agent_client/contract/dsse.py": {"cryptography"},
     "agent_client/otlp/encode.py": {"google", "opentelemetry"},
     "agent_client/push.py": {"zstandard"},

@@ -7,8 +7,8 @@ the value that follows and judges it. Reading a value is bounded, so the whole s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from agent_client.contract.redact_engine import mark
 from agent_client.contract.redact_names import NameClass, name_class
@@ -27,12 +27,14 @@ ASSIGN_PATTERN = (
     r"(?:string\s{0,4})?(?::\s{0,4}&?(?:'static\s{1,2})?(?:[Ss]tring|str|bytes|NSString"
     r"|SecretStr|Option<String>)\??\s{0,4}=|[:?.+]{0,3}={1,2}>?|:{1,3}|(?:\|\||\?\?)\s{0,2}[\"'`]|\([\"'@]|,\s{0,4}\\*[\"'])"
 )
-ASSIGN_KEYWORDS = (
-    (
-        r"(?i)(?:pass|pwd|psw|secret|token|key|auth|cred|jwt|bearer|cookie|signature|mnemonic|dsn|sid|sessionid|sas"
-        r"|psk|totp|sonar\.login|pat\b|pw\b|sig\b)[\w.-]*\\*[\"'`]?(?:\[\])?\]?\s{0,16}(?:string\s{0,4})?[:=?.+(,|]"
-    ),
-)
+ASSIGN_KEYWORDS = tuple(
+    "(?i)" + word
+    for word in (
+        "pass", "pwd", "psw", "secret", "token", "key", "auth", "cred", "jwt", "bearer", "cookie",
+        "signature", "mnemonic", "dsn", "sid", "sessionid", "sas", "psk", "totp", r"sonar\.login",
+        r"pat\b", r"pw\b", r"sig\b",
+    )
+)  # fmt: skip
 # A value is judged by its first bytes only; an accepted one is then followed to its end. Looking
 # further before judging would cost the square of the length on "token=token=token=…".
 VALUE_BYTES = 512
@@ -54,9 +56,11 @@ _ESCAPED, _OWN_LINE = 4, 5
 _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.$-"
 # Words and short numbers: the name of a migration or of a test, given as an argument.
 _SLUG = re.compile(r"(?:[A-Za-z]+|\d{1,4})(?:[_.-](?:[A-Za-z]+|\d{1,4}))*")
+_BRACKET = re.compile(r"[(\[{]")
 _QUOTED_END = re.compile(rb"[\"'`\n]")
 _EQUALS_END = re.compile(rb"[\s\"'`\\<>,;&|]")
 _COLON_END = re.compile(rb"[\s\"'`\\<>]")
+_REDACTED = b"[REDACTED:"
 _MARKS: dict[NameClass, str] = {
     "password": mark("named-password"),
     "secret": mark("named-secret"),
@@ -64,8 +68,7 @@ _MARKS: dict[NameClass, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """What `ASSIGN_PATTERN` matched, read once a distinct text.
 
     `skip` bytes of the match are the operator's own quote, which belongs to the value; `is_call`
@@ -79,15 +82,6 @@ class Assignment:
     is_call: bool
     is_colon: bool
     is_bare_key: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """How a value was written."""
-
-    is_quoted: bool
-    is_own_line: bool
-    is_call: bool
 
 
 @lru_cache(maxsize=8192)
@@ -138,11 +132,14 @@ def find_secret_value(data: bytes, start: int, end: int) -> tuple[int, int, str]
     elif form < _ESCAPED and data[last : last + 1] != _QUOTES_OF[form]:
         blank = data.find(b" ", first, last)  # never closed
         last = blank if blank >= 0 else last
-    if last - first < MIN_BYTES:
+    if last - first < MIN_BYTES or data.startswith(_REDACTED, first):
         return None
     text = data[first:last].decode("utf-8", "replace")
-    shape = _Shape(is_quoted=is_quoted, is_own_line=form == _OWN_LINE, is_call=found.is_call)
-    if _is_secret_value(text, kind, shape, name):
+    if found.is_call or form == _OWN_LINE or kind == "key":
+        is_secret = _is_secret_apart(text, kind, is_quoted=is_quoted, is_call=found.is_call)
+    else:
+        is_secret = _is_secret_value(text, kind, name, is_quoted=is_quoted)
+    if is_secret:
         return first, last, _MARKS[kind]
     return None
 
@@ -160,16 +157,21 @@ def _with_word_before(data: bytes, start: int) -> str:
     return words[-2].decode("latin-1") + "_" if len(words) > 1 and not words[-1] else ""
 
 
-def _is_secret_value(text: str, kind: NameClass, shape: _Shape, name: str) -> bool:
+def _is_secret_apart(text: str, kind: NameClass, *, is_quoted: bool, is_call: bool) -> bool:
+    """Judges a value of which the name says less: on the next line, an argument, of a mere key."""
+    if (not is_quoted and _BRACKET.search(text)) or is_placeholder(text):
+        return False
+    if is_call and kind != "password" and (" " in text or _SLUG.fullmatch(text)):
+        return False
+    return (looks_opaque if is_quoted and kind != "key" else is_strong)(text)
+
+
+def _is_secret_value(text: str, kind: NameClass, name: str, *, is_quoted: bool) -> bool:
+    """Judges a value right behind the name of a password or secret."""
     if is_placeholder(text):
         return False
-    is_quoted = shape.is_quoted
-    if not is_quoted and any(c in text for c in "([{"):
+    if not is_quoted and _BRACKET.search(text):
         return kind == "password" and looks_opaque(text) and "(" not in text and text[0] not in "[{"
-    if shape.is_call and kind != "password" and (" " in text or _SLUG.fullmatch(text)):
-        return False
-    if shape.is_own_line or shape.is_call or kind == "key":
-        return (looks_opaque if is_quoted and kind != "key" else is_strong)(text)
     if kind == "password":
         if is_quoted:
             return True

@@ -8,6 +8,7 @@ they are cut into words and judged by the last ones, so `prompt_tokens`, `token_
 # ruff: noqa: E501 - lists of words are reviewed as words, not as columns
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Literal
 
@@ -84,10 +85,14 @@ HARMLESS_BEFORE = frozenset(
     " span trace run install node tree state store ssh_public".split()
 )
 KEY_NAMERS = KEY_OWNERS | SERVICES
+# Marks, and the two places where the case of ASCII letters cuts: "aB" and "ABc".
+_WORD_ENDS = re.compile(r"[^A-Za-z0-9]+|(?<=[^A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", re.ASCII)
 
 
 def words_of(name: str) -> list[str]:
     """The lower-case words of a name, cut at case changes and at everything not a letter or digit."""
+    if name.isascii():
+        return [word.lower() for word in _WORD_ENDS.split(name) if word]
     words: list[str] = []
     start = 0
     for i, char in enumerate(name):

@@ -46,7 +46,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-of",
         pattern=r"(?i)\b(?:passwords?|passphrase|passcode|secret|token|key|pw)\s+(?:for|of|on|at)\s+(?:[\w.'-]{1,32}\s+){1,5}?(?:is|was|:|=)\s*[\"'`*]*([^\s\"'`<>$(){}\[\]]{6,})",
-        keywords=(r"(?i)(?:pass|secret|token|key|pw)\w*\s+(?:for|of|on|at)\s",),
+        keywords=("(?i)pass", "(?i)secret", "(?i)token", "(?i)key", "(?i)pw"),
         judge="opaque",
         group=1,
         matches=("the password for the db is `S3cr3t-<w6>`",),
@@ -55,7 +55,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-password",
         pattern=r"(?i)\b(?:passwords?|passphrase|pwd|pw|psw|pass)(?:[ \t]+is)?[ \t]+[\"'`(]?([^\s\"'`<>(){}\[\]]{8,})",
-        keywords=(r"(?i)\bpass\w*\s", r"(?i)\b(?:pwd|psw|pw)\s"),
+        keywords=("(?i)pass", "(?i)pwd", "(?i)psw", r"(?i)\bpw"),
         judge="password",
         group=1,
         matches=("Use user admin and password Summer2024!99 to log in.", "pw is Zx9!kLm2Qw ok?"),
@@ -75,7 +75,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-refused",
         pattern=r"(?i)\b(?:401|403|unauthori[sz]ed|forbidden|incorrect|revoked?|rotated?|leaked|using|with)\b[^\n]{0,24}?\b(?:key|token|secret)\s+[\"'`(]?([\w.+/=|!:-]{20,})",
-        keywords=(r"(?i)(?:key|token|secret)\s+[\"'`(]?[\w.+/=|!:-]{8}",),
+        keywords=("(?i)key", "(?i)token", "(?i)secret"),
         judge="opaque",
         group=1,
         matches=("ERROR client failed: 401 for key <h8>-<h4>-<h4>-<h4>-<h12> (attempt 2)",),
@@ -84,7 +84,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-next-line",
         pattern=r"(?i)\b(?:token|password|secret|api[ _-]?key|passphrase)\s*:\s*\n\s{0,8}(?:```\w*\s*\n\s{0,8})?([\w.+/=!@#%^*-]{12,})[ \t]*(?:\n|$)",
-        keywords=(r"(?i)(?:token|password|secret|key|passphrase)\s*:\s*\n",),
+        keywords=("(?i)pass", "(?i)secret", "(?i)token", "(?i)key"),
         judge="opaque",
         group=1,
         spans_lines=True,
@@ -97,7 +97,7 @@ PROSE_RULES: tuple[Rule, ...] = (
         + _TELLING
         + r"\w{0,8}:?(?:\*\*|__):?\s*[\"'`]?"
         + _VALUE,
-        keywords=(r"(?i)" + _TELLING + r"\w{0,8}:?(?:\*\*|__)",),
+        keywords=(r"\*\*", "__"),
         judge="opaque",
         group=1,
         matches=("- **Password:** `S3cr3t-<w6>`", "**API key**: <h32>"),
@@ -108,7 +108,7 @@ PROSE_RULES: tuple[Rule, ...] = (
         pattern=r"(?i)\|\s*[*`]*[\w ./-]{0,40}"
         + _TELLING
         + r"[*`]*\s*\|\s*[\"'`]*([^\s|`\"']{6,})",
-        keywords=(r"(?i)" + _TELLING + r"[*`]*\s*\|",),
+        keywords=(r"\|",),
         judge="opaque",
         group=1,
         matches=("| Password | S3cr3t-<w6> |",),
@@ -117,7 +117,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="login-pair",
         pattern=r"(?i)\b(?:login|logins?|credentials?|creds|user/pass(?:word)?)\s*[:=]\s*[\w.@-]{1,64}\s*/\s*([^\s/]{6,})",
-        keywords=(r"(?i)(?:login|cred|user/pass)\w*\s*[:=]",),
+        keywords=("(?i)login", "(?i)cred", "(?i)user/pass"),
         judge="opaque",
         group=1,
         matches=("login: admin / S3cr3t-<w6>",),
@@ -128,7 +128,7 @@ PROSE_RULES: tuple[Rule, ...] = (
         pattern=r"(?i)\b(?:name|key|id|variable)\\*[\"']?\s*[:=]\s*\\*[\"']?[\w.:-]{0,64}"
         + _TELLING
         + r"[\w.-]{0,32}\\*[\"']?[\s,]{1,32}\\*[\"']?(?:[\w:]{0,24}value|content|default)\\*[\"']?\s*[:=]\s*\\*[\"']?([^\"'\\<>\s]{6,})",
-        keywords=(r"(?i)(?:value|content|default)\\*[\"']?\s*[:=]",),
+        keywords=("(?i)value", "(?i)content", "(?i)default"),
         judge="opaque",
         group=1,
         spans_lines=True,
@@ -161,7 +161,7 @@ PROSE_RULES: tuple[Rule, ...] = (
         pattern=r"(?i)name=\\*\"[\w.-]{0,64}"
         + _TELLING
         + r"[\w.-]{0,32}\\*\"(?:\r?\n|\\r\\n|\\n){2}([^\r\n\\]{4,})",
-        keywords=('(?i)name=\\\\*"',),
+        keywords=("(?i)name=",),
         judge="any",
         group=1,
         spans_lines=True,
@@ -173,7 +173,7 @@ PROSE_RULES: tuple[Rule, ...] = (
         pattern=r"(?i)(?:\bsetx?\s+(?:-\w+\s+)?|#define\s+|\bconfig(?:ure)?\s+set\s+)[^\s=]{0,64}?"
         + _TELLING
         + r"\w{0,16}\s+\\*[\"']?([^\s\"'\\=$-][^\s\"'\\]{5,})",
-        keywords=(r"(?i)\bsetx?\s", "#define", r"(?i)config(?:ure)?\s+set"),
+        keywords=(r"(?i)\bsetx?\s", "#define", "(?i)config"),
         judge="opaque",
         group=1,
         matches=(
@@ -187,7 +187,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="shell-pipe",
         pattern=r"\b(?:echo|printf)\s+(?:-\w+\s+)?(?:'%s(?:\\n)?'\s+)?[\"']?(?:[\w-]{1,32}:)?([^\s\"'|$]{4,})[\"']?\s*\|\s*(?:sudo\s+(?:chpasswd|-\S*S)|chpasswd|[\w./ -]{0,80}(?:--password-stdin|--with-token|--passphrase-fd|passwd --stdin|login))",
-        keywords=(r"\|\s*(?:sudo|chpasswd|[\w./ -]{0,80}(?:--pass|--with-token|passwd|login))",),
+        keywords=("echo", "printf"),
         judge="any",
         group=1,
         matches=(

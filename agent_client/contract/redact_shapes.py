@@ -141,7 +141,15 @@ SHAPE_RULES: tuple[Rule, ...] = (
         id="command-line",
         pattern=r"(?i)--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|api-?key|access-?key"
         r"|auth|credentials?)(?:\s+|=)\\*[\"'`]?([^\s\"'`\\<>${}|;()-][^\s\"'`\\<>|;]*)",
-        keywords=("(?i)-pass", "(?i)-[\\w-]*(?:password|passwd|pwd|secret|token|key|auth|cred)"),
+        keywords=(
+            "(?i)pass",
+            "(?i)pwd",
+            "(?i)secret",
+            "(?i)token",
+            "(?i)key",
+            "(?i)auth",
+            "(?i)cred",
+        ),
         judge="opaque",
         group=1,
         matches=("deploy --token <w24> --verbose", "x --db-password hunter2xx"),
@@ -215,7 +223,15 @@ SHAPE_RULES: tuple[Rule, ...] = (
         id="prose",
         pattern=r"(?i)\b(?:passwords?|passphrase|passcode|secret|token|key|pass|pwd|credentials?|pin)"
         r"\s+(?:is|was|are|to)\s*:?\s+[\"'`*]*([^\s\"'`<>$(){}\[\]]{6,})",
-        keywords=(r"(?i)(?:pass|secret|token|key|pwd|credential|pin)\w*\s+(?:is|was|are|to)\s",),
+        keywords=(
+            "(?i)pass",
+            "(?i)secret",
+            "(?i)token",
+            "(?i)key",
+            "(?i)pwd",
+            "(?i)credential",
+            "(?i)pin",
+        ),
         judge="opaque",
         group=1,
         matches=("The admin password is hunter2!ZJZV, do not share it.",),

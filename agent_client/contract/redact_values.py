@@ -11,6 +11,7 @@ import base64
 import binascii
 import math
 import re
+from collections import Counter
 
 # A longer value is judged by its head: entropy and placeholder words show well before.
 WINDOW_CHARS = 128
@@ -34,7 +35,6 @@ PLACEHOLDER_VALUES = frozenset(
     " digest oauth oauth2 oidc saml ldap jwt env apikey api_key public private".split()
 )
 VARIABLE_STARTS = ("${", "{{", "$(", "%(", "$env:", "<%", "#{")
-VARIABLE_ENDS = (("{", "}"), ("%", "%"))
 FILE_ENDS = (
     ".py", ".js", ".ts", ".json", ".yaml", ".yml", ".toml", ".txt", ".md", ".pem", ".key", ".crt",
     ".cfg", ".ini", ".sh", ".go", ".rs", ".java", ".html", ".css", ".log", ".jsonl", ".db",
@@ -66,7 +66,7 @@ def is_marker(value: str) -> bool:
 
 def is_placeholder(value: str) -> bool:
     """Whether the value is documentation, a variable or a mask rather than a credential."""
-    if value.startswith("[redaction-unavailable]") or is_marker(value):
+    if value[:1] == "[" and (value.startswith("[redaction-unavailable]") or is_marker(value)):
         return True
     head = value[:WINDOW_CHARS]
     lower = head.lower().strip(QUOTES)
@@ -74,11 +74,12 @@ def is_placeholder(value: str) -> bool:
         return True
     if lower.startswith(VARIABLE_STARTS):
         return True
-    if any(lower.startswith(a) and lower.endswith(b) and len(lower) > 2 for a, b in VARIABLE_ENDS):
+    first, last = lower[0], lower[-1]
+    if (first == "{" and last == "}") or (first == last == "%" and len(lower) > 2):
         return True
-    if lower[0] == "$" and lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]:
+    if first == "$" and lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]:
         return True
-    if lower[0] == "[" and lower[-1] == "]":
+    if first == "[" and last == "]":
         return True
     return _PLACEHOLDER.search(lower) is not None or is_monotone(lower)
 
@@ -108,9 +109,7 @@ def entropy_bits(value: str) -> float:
     total = len(head)
     if not total:
         return 0.0
-    weighted = 0.0
-    for char in set(head):
-        weighted += _N_LOG2_N[head.count(char)]
+    weighted = sum(map(_N_LOG2_N.__getitem__, Counter(head).values()))
     return math.log2(total) - weighted / total
 
 

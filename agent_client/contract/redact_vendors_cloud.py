@@ -143,7 +143,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
     (
         "bitwarden",
         r"0\.[0-9a-f]{8}-[0-9a-f-]{27}\.[0-9A-Za-z]{30}:[\w+/=]{22,}",
-        r"0\.[0-9a-f]{8}-",
+        r"\b0\.[0-9a-f][0-9a-f][0-9a-f]",
         "0.<h8>-<h4>-<h4>-<h4>-<h12>.<w30>:<s24>",
         "0.1",
     ),
@@ -178,7 +178,13 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
         "glc_x",
     ),
     ("confluent", r"cflt[0-9A-Za-z+/]{50,}", "cflt", "cflt<s60>", "cflt"),
-    ("new-relic", r"NR(?:AK|II|IQ|RA|AA|JS|BR)-[\w-]{18,}", "NR[A-Z]{2}-", "NRAK-<A27>", "NRAK-x"),
+    (
+        "new-relic",
+        r"NR(?:AK|II|IQ|RA|AA|JS|BR)-[\w-]{18,}",
+        "NR[A-Z][A-Z]-",
+        "NRAK-<A27>",
+        "NRAK-x",
+    ),
     ("sentry", r"sntry[su]_[\w+/=-]{40,}", "sntry", "sntryu_<h64>", "sntryu_x"),
     ("honeycomb", r"hc[abxn]?ik_[0-9a-z]{50,}|hcxmk_[0-9a-z]{26,}", "hc", "hcaik_<a58>", "hcaik_x"),
     ("posthog", r"ph[cxs]_[\w-]{32,}", "ph[cxs]_", "phc_<w43>", "phc_x"),
@@ -196,7 +202,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
     (
         "launchdarkly",
         r"(?:sdk|mob|api)-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}",
-        "(?:sdk|mob|api)-[0-9a-f]{8}",
+        "(?:sdk|mob|api)-[0-9a-f][0-9a-f][0-9a-f]",
         "sdk-<h8>-<h4>-<h4>-<h4>-<h12>",
         "sdk-x",
     ),
@@ -212,7 +218,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
     (
         "workato",
         r"wrk[a-z]{0,4}-eyJ[\w.+/=-]{40,}",
-        "wrk[a-z]*-eyJ",
+        "wrk",
         "wrka-eyJ<b120>",
         "wrka-x",
     ),
@@ -239,7 +245,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
     (
         "unleash",
         r"[\w*-]{1,60}:[\w*-]{1,60}\.[0-9a-f]{56,}",
-        r":[\w*-]+\.[0-9a-f]{8}",
+        r"[\w*]\.[0-9a-f][0-9a-f][0-9a-f][0-9a-f]",
         "default:development.<h56>",
         "a:b.abc",
     ),
@@ -251,5 +257,5 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
         "amzn.mws.<h8>-<h4>-<h4>-<h4>-<h12>",
         "amzn1.application",
     ),
-    ("datadog-client", r"pub[0-9a-f]{32}\b", "pub[0-9a-f]{8}", "pub<h32>", "public"),
+    ("datadog-client", r"pub[0-9a-f]{32}\b", "pub[0-9a-f][0-9a-f][0-9a-f]", "pub<h32>", "public"),
 )

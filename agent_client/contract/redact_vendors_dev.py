@@ -62,11 +62,17 @@ AI_ROWS: tuple[VendorRow, ...] = (
     ("voyage", r"pa-[\w-]{40,}", "pa-", "pa-<b43>", "pa-x"),
     ("cursor", r"key_[0-9a-f]{48,}", "key_", "key_<h64>", "key_points"),
     ("devin", r"(?:apk|cog)_[\w+/=-]{40,}", "apk_ cog_", "apk_<b92>", "apk_x"),
-    ("ollama", r"[0-9a-f]{32}\.[\w-]{24}\b", r"[0-9a-f]{8}\.[\w-]{8}", "<h32>.<w24>", "<h32>.js"),
+    (
+        "ollama",
+        r"[0-9a-f]{32}\.[\w-]{24}\b",
+        r"[0-9a-f][0-9a-f][0-9a-f]\.\w\w\w",
+        "<h32>.<w24>",
+        "<h32>.js",
+    ),
     (
         "zai",
         r"[0-9a-f]{32}\.[0-9A-Za-z]{16}\b",
-        r"[0-9a-f]{8}\.[\w-]{8}",
+        r"[0-9a-f][0-9a-f][0-9a-f]\.\w\w\w",
         "<h32>.<w16>",
         "<h32>.map",
     ),
@@ -77,7 +83,7 @@ AI_ROWS: tuple[VendorRow, ...] = (
     ("mem0", r"m0-[0-9A-Za-z]{32,}", "m0-", "m0-<w40>", "m0-x"),
     ("lightning", r"sk-lit-[0-9A-Za-z-]{30,}", "sk-lit-", "sk-lit-<w36>", "sk-lit-x"),
     ("e2b", r"e2b_[0-9a-f]{40}", "e2b_", "e2b_<h40>", "e2b_x"),
-    ("modal", r"a[ks]-[0-9A-Za-z]{22}\b", r"\ba[ks]-[0-9A-Za-z]{8}", "as-<w22>", "as-is"),
+    ("modal", r"a[ks]-[0-9A-Za-z]{22}\b", r"\ba[ks]-\w\w", "as-<w22>", "as-is"),
     ("apify", r"apify_(?:api|proxy)_[0-9A-Za-z]{30,}", "apify_", "apify_api_<w36>", "apify_x"),
     (
         "convex",
@@ -97,7 +103,7 @@ AI_ROWS: tuple[VendorRow, ...] = (
     ("hermes-fleet", r"hf[a-z]_[\w-]{24,}", "hf[a-z]_", "hfl_<w40>", "hfx_short"),
     ("brave", r"BSA[\w-]{24,}", "BSA", "BSA<w28>", "BSAx"),
     ("anyscale", r"esecret_[0-9a-z]{20,}", "esecret_", "esecret_<a26>", "esecret_x"),
-    ("chroma", r"ck-[0-9A-Za-z]{40,}", "ck-[0-9A-Za-z]{8}", "ck-<w44>", "ck-x"),
+    ("chroma", r"ck-[0-9A-Za-z]{40,}", r"ck-\w\w\w", "ck-<w44>", "ck-x"),
     (
         "luma",
         r"luma-[0-9a-f]{8}-[0-9a-f-]{27}[\w-]*",
@@ -114,7 +120,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     (
         "gitlab",
         r"gl(?:pat|ptt|rt|dt|ft|cbt|imt|soat|oas|ffct|agent|rtr|wt)-[\w.-]{20,}",
-        "gl[a-z]{2,5}-",
+        "gl[a-z][a-z]-|gl[a-z][a-z][a-z]-|gl[a-z][a-z][a-z][a-z]-|glagent-",
         "glpat-<w20>",
         "glpat-short",
     ),
@@ -168,7 +174,7 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     ("snyk", r"snyk_(?:uat|sat)\.[\w.-]{20,}", "snyk_", "snyk_uat.<w30>", "snyk_x"),
     ("sonar", r"sq[upa]_[0-9a-f]{40}", "sq[upa]_", "squ_<h40>", "sqa_x"),
     ("circleci", r"CCIP(?:AT|RJ)_\w{20,}", "CCIP", "CCIPAT_<w22>_<h40>", "CCIPAT_x"),
-    ("buildkite", r"bk(?:ua|at|pt|ps|ct|rt)_[\w-]{36,}", "bk[a-z]t?", "bkua_<h40>", "bkua_x"),
+    ("buildkite", r"bk(?:ua|at|pt|ps|ct|rt)_[\w-]{36,}", "bk[a-z][a-z]_", "bkua_<h40>", "bkua_x"),
     ("travis-pro", r"tvs_[0-9A-Za-z]{22,}", "tvs_", "tvs_<w22>", "tvs_x"),
     ("codeship", r"cdsp_[0-9A-Za-z]{24,}", "cdsp_", "cdsp_<w32>", "cdsp_x"),
     (
@@ -207,11 +213,11 @@ CODE_ROWS: tuple[VendorRow, ...] = (
     (
         "jwt",
         r"ey[JK][\w+/-]{8,}={0,2}\.(?:ey|ZXlK)[\w+/\\-]{8,}={0,2}(?:\.[\w+/\\=.-]*)?",
-        r"ey[JK][\w+/-]",
+        r"ey[JK]",
         "eyJhbGciOiJIUzI1NiJ9.eyJ<b40>.<b43>",
         "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9",
     ),
-    ("github-app", r"v1\.[0-9a-f]{40}\b", r"v1\.[0-9a-f]{8}", "v1.<h40>", "v1.0.0"),
+    ("github-app", r"v1\.[0-9a-f]{40}\b", r"v1\.[0-9a-f][0-9a-f]", "v1.<h40>", "v1.0.0"),
     ("gitea", r"gt[ao]_[0-9a-f]{40}", "gt[ao]_", "gta_<h40>", "gta_x"),
     (
         "jsr-openvsx",

@@ -40,7 +40,7 @@ PAYMENT_ROWS: tuple[VendorRow, ...] = (
     (
         "shopify",
         r"shp(?:at|ca|pa|ss|ua|tka)_[0-9a-fA-F]{28,}",
-        "shp[a-z]{2,3}_",
+        "shp[a-z][a-z]_ shptka_ shp[a-z][a-z][a-z]_",
         "shpat_<h32>",
         "shpat_x",
     ),
@@ -179,7 +179,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     (
         "discord-bot",
         r"[MNOA][\w-]{22,27}\.[\w-]{6}\.[\w-]{27,40}",
-        r"\.[\w-]{6}\.",
+        r"\.[\w-][\w-][\w-][\w-][\w-][\w-]\.",
         "MT<w22>.<w6>.<b38>",
         "a.bcdefg.h",
     ),
@@ -203,7 +203,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     (
         "mailgun",
         r"(?:key|pubkey)-[0-9a-f]{32}\b|[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}\b",
-        "key-[0-9a-f] [0-9a-f]{8}-[0-9a-f]{8}",
+        "key-[0-9a-f] [0-9a-f][0-9a-f][0-9a-f]-[0-9a-f][0-9a-f][0-9a-f]",
         "key-<h32>",
         "key-value",
     ),
@@ -233,7 +233,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ),
     ("onesignal", r"os_v2_(?:app|org)_[0-9a-z]{60,}", "os_v2_", "os_v2_app_<a100>", "os_v2_app_x"),
     ("intercom-fronts", r"dG9rO[\w+/=-]{40,}", "dG9rO", "dG9rO<s54>", "dG9rO"),
-    ("firebase-fcm", r"AAAA[\w-]{7}:[\w-]{120,}", "AAAA[\\w-]{7}:", "AAAA<w7>:<b140>", "AAAA:x"),
+    ("firebase-fcm", r"AAAA[\w-]{7}:[\w-]{120,}", "AAAA", "AAAA<w7>:<b140>", "AAAA:x"),
     (
         "facebook",
         r"EAA[A-Za-z][0-9A-Za-z]{60,}|\d{15,16}(?:\||%7C|%)[\w-]{27}",
@@ -254,14 +254,14 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     (
         "notion",
         r"ntn_[0-9A-Za-z]{22,}|secret_[0-9A-Za-z]{40,}",
-        "ntn_ secret_[0-9A-Za-z]{8}",
+        "ntn_ secret_",
         "ntn_<d11><w35>",
         "ntn_x",
     ),
     (
         "airtable",
         r"pat[0-9A-Za-z]{14}\.[0-9a-f]{60,}",
-        r"pat[0-9A-Za-z]{14}\.",
+        r"pat[0-9A-Za-z][0-9A-Za-z][0-9A-Za-z]",
         "pat<w14>.<h64>",
         "pattern.x",
     ),
@@ -286,7 +286,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     (
         "salesforce",
         r"00D[0-9A-Za-z]{12,15}(?:!|%21)[\w.]{80,}|00[0-9A-Za-z]{13,16}![\w.-]{60,}",
-        "00[0-9A-Za-z]{4,}(?:!|%21)",
+        "[0-9A-Za-z](?:!|%21)[0-9A-Za-z]",
         "00D<w15>!<w96>",
         "00DE0X0A0M0PeLE!short",
     ),
@@ -328,7 +328,7 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
         "waka_short",
     ),
     ("databento", r"db-[0-9A-Za-z]{29}\b", "db-", "db-<w29>", "db-short"),
-    ("telnyx", r"KEY[0-9A-F]{16,}_\w{20,}", "KEY[0-9A-F]{4}", "KEY<H32>_<w22>", "KEYxxx"),
+    ("telnyx", r"KEY[0-9A-F]{16,}_\w{20,}", "KEY[0-9A-F][0-9A-F]", "KEY<H32>_<w22>", "KEYxxx"),
     ("adobe", r"p8e-[0-9a-z]{32}\b", "p8e-", "p8e-<a32>", "p8e-x"),
     ("fastly-akamai", r"akab-[\w-]{16,}-[\w-]{16,}", "akab-", "akab-<w16>-<w16>", "akab-x"),
     (
@@ -342,5 +342,5 @@ MESSAGE_ROWS: tuple[VendorRow, ...] = (
     ("twitch", r"oauth:[0-9a-z]{30}\b", "oauth:", "oauth:<a30>", "oauth:2.0"),
     ("zoho", r"1000\.[0-9a-f]{32}\.[0-9a-f]{32}", r"1000\.[0-9a-f]", "1000.<h32>.<h32>", "1000.00"),
     ("discord-mfa", r"mfa\.[\w-]{80,}", r"mfa\.", "mfa.<b84>", "mfa.x"),
-    ("ably", r"\w{6}\.\w{6}:[\w-]{43}", r"\.\w{6}:\w", "<w6>.<w6>:<b43>", "module.method:x"),
+    ("ably", r"\w{6}\.\w{6}:[\w-]{43}", r"\w\w:\w\w\w", "<w6>.<w6>:<b43>", "module.method:x"),
 )

@@ -12,10 +12,11 @@ from agent_client.contract.redact_pii import PHONE_NAMES, USER_NAMES
 from agent_client.contract.redact_values import is_opaque, is_placeholder, is_strong, is_uuid
 
 UNAVAILABLE = "[redaction-unavailable]"
-_PLAIN_NAME = re.compile(r"[A-Za-z_]{1,40}")
-# Values that no rule can match without the name of a field: words, and hex ids.
-_PLAIN_VALUE = re.compile(
-    r"[A-Za-z_]{0,40}|[0-9a-f]{8,64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# A key of letters alone is mixed and longer; one of small letters alone is longer still.
+PLAIN_NAME = re.compile(r"[A-Za-z_]{1,21}|[a-z_]{1,32}")
+# Values that no rule can match without the name of a field: words, and hex ids of usual lengths.
+PLAIN_VALUE = re.compile(
+    r"[A-Za-z_]{0,21}|[a-z_]{22,32}|[0-9a-f]{8,32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )
 UNPARSEABLE = "[unparseable-tool-calls]"
 # Deeper values are cut off: Python's own stack is the limit that would be hit otherwise.
@@ -82,7 +83,7 @@ class Walker:
             else:
                 named = name
             # Nearly every name is a plain word; no credential is.
-            shown = name if _PLAIN_NAME.fullmatch(name) else self.scrub(name)
+            shown = name if PLAIN_NAME.fullmatch(name) else self.scrub(name)
             while shown in cleaned:
                 shown += "'"
             if is_k8s_secret and name in ("data", "stringData") and isinstance(inner, Mapping):
@@ -98,7 +99,7 @@ class Walker:
             replaced = personal_by_name(text, name)
             if replaced is not None:
                 return replaced
-        elif _PLAIN_VALUE.fullmatch(text):
+        elif PLAIN_VALUE.fullmatch(text):
             return text
         return self.scrub(text)
 
