@@ -71,7 +71,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message's fields as they are stored; ``long``: characters of those that were not loaded."""
+    """A message's fields that hold something; ``long``: characters of those not loaded."""
 
     fields: dict[str, object]
     long: dict[str, int] = field(default_factory=dict)
@@ -198,7 +198,11 @@ def _count_chars(connection: sqlite3.Connection, name: str, rowid: int) -> int:
 
 def _fields(names: Sequence[str], values: Sequence[object]) -> dict[str, object]:
     pairs = zip(names, values, strict=True)
-    return {name: _fitted(MESSAGE_COLUMNS[name], value, name) for name, value in pairs}
+    return {
+        name: _fitted(MESSAGE_COLUMNS[name], value, name)
+        for name, value in pairs
+        if value is not None
+    }
 
 
 def _fitted(kind: Kind, value: object, name: str = "") -> object:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_client import config, hostdb
+from agent_client.contract import redact
 from agent_client.export import CONTENT_CLOSED, ExportReport, export
 from agent_client.hostdb import STATE_DB
 from tests.agent_client.builders import one_of_each, store_events
@@ -146,6 +148,16 @@ def test_personal_data_in_content_goes_by_its_setting(tmp_path: Path) -> None:
     assert "ada@example.org" in json.dumps(with_content(home))
     assert "[email]" in json.dumps(with_content(home, OPEN_PII))
     assert "ada@example.org" not in json.dumps(with_content(home, OPEN_PII))
+
+
+def test_without_its_engine_the_export_shows_no_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    monkeypatch.setattr(redact, "_engine", redact._Engine())
+    (session,) = with_content(one_session(tmp_path, content="hello to all"))
+    assert session["messages"][0]["content"] == redact.UNAVAILABLE
+    assert session["title"] == redact.UNAVAILABLE
 
 
 def test_content_opens_by_the_effective_configuration(
@@ -294,6 +306,7 @@ PIECES = st.lists(
 ).map("".join)
 
 
+@settings(max_examples=30)  # each makes a home of files
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), PIECES), max_size=4), st.booleans())
 def test_no_content_of_any_form_leaves_while_the_plane_is_off(
     tmp_path_factory: pytest.TempPathFactory, stored: list[dict[str, Any]], asked: bool
