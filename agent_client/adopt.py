@@ -27,7 +27,7 @@ from agent_client.guard import note_fault
 from agent_client.hostdb import STATE_DB
 from agent_client.journal import Journal
 from agent_client.source import Reader, open_source
-from agent_client.store import get_state, put_state, run_event
+from agent_client.store import StoreError, get_state, put_state, run_event
 
 PAGE_ROWS: Final = 2_000
 """Rows of one table and transaction: a moment under the journal's lock."""
@@ -91,6 +91,22 @@ def adopt(home: Path, journal: Journal) -> int:
         if moved == stored:
             break
     return adopted
+
+
+def adopt_from_host(home: Path) -> None:
+    """`adopt` for a reader that opens no journal of its own. Errors: StoreError."""
+    if not has_rows(home):
+        return
+    journal = Journal(home)
+    try:
+        adopt(home, journal)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(
+            f"rows of {home / STATE_DB} cannot be taken over ({type(error).__name__}); "
+            "run 'hermes-telemetry doctor'"
+        ) from error
+    finally:
+        journal.close()
 
 
 def _open(home: Path) -> AbstractContextManager[Reader]:

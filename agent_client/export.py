@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
+from agent_client.adopt import adopt_from_host
 from agent_client.config import ClientConfig, load
 from agent_client.contract.redact import UNAVAILABLE
 from agent_client.contract.tables import EVENT_TABLES, Table
@@ -123,6 +124,7 @@ def export(
     """
     posture = resolve(load(home) if config is None else config)
     with_content = include_content and posture.trajectories_enabled
+    adopt_from_host(home)
     writer = _Writer(out, is_json=fmt == "json", on_progress=on_progress)
     with Store(home) as store:
         _write_tables(writer, store, since_ns)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +21,8 @@ MAX_FIELD_BYTES: Final = 1 << 20
 """The redactor takes a second for this much. A longer field is counted, never loaded."""
 MAX_FACT_CHARS: Final = 1_000
 """No role, tool name or id of the host comes near; what does is no name."""
+MAX_DEPTH: Final = 50
+"""Python's own stack is the next limit."""
 TOO_LONG: Final = "[too-long]"
 PAGE_SESSIONS: Final = 200
 PAGE_IDS: Final = 20_000
@@ -70,8 +71,8 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """A message's fields as they are stored; ``long``: characters of those that were not loaded."""
+class Fields:
+    """A row's fields that hold something; ``long``: characters of those that are not loaded."""
 
     fields: dict[str, object]
     long: dict[str, int] = field(default_factory=dict)
@@ -118,43 +119,31 @@ def sessions(
     """
     wanted: dict[str, Kind] = {**SESSION_COLUMNS, **({"title": "content"} if with_title else {})}
     present = columns_of(connection, "sessions")
-    names = [name for name in wanted if name in present]
-    if not names:
+    kinds = {name: kind for name, kind in wanted.items() if name in present}
+    if not kinds:
         return
-    sql = (
-        f"SELECT rowid, {', '.join(names)} FROM sessions WHERE rowid > ? "
-        f"ORDER BY rowid LIMIT {PAGE_SESSIONS}"
-    )
+    sql = f"SELECT rowid FROM sessions WHERE rowid > ? ORDER BY rowid LIMIT {PAGE_SESSIONS}"
     last = -(2**63)
     while page := connection.execute(sql, (last,)).fetchall():
-        for rowid, *values in page:
-            last = rowid
-            found = dict(zip(names, values, strict=True))
-            facts = {name: _fitted(kind, found.get(name)) for name, kind in wanted.items()}
-            start_s = facts["started_at"]
+        for (last,) in page:
+            row = _row(connection, "sessions", last, kinds)
+            if row is None:
+                continue
+            start_s = row.fields.get("started_at")
             if since_s is None or (isinstance(start_s, (int, float)) and start_s >= since_s):
-                yield Session(rowid, facts)
+                yield Session(last, {name: row.fields.get(name) for name in wanted})
 
 
-def messages(connection: sqlite3.Connection, session: Session) -> Iterator[Message]:
+def messages(connection: sqlite3.Connection, session: Session) -> Iterator[Fields]:
     """A session's messages in the order they were stored. Errors: sqlite3.Error."""
     present = columns_of(connection, "messages")
-    names = [name for name in MESSAGE_COLUMNS if name in present]
-    if "session_id" not in present or not names:
+    kinds = {name: kind for name, kind in MESSAGE_COLUMNS.items() if name in present}
+    if "session_id" not in present or not kinds:
         return
-    sql = f"SELECT {', '.join(names)} FROM messages WHERE rowid = ?"
-    previous = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_FIELD_BYTES)
-    try:
-        for rowid in _message_rows(connection, session.rowid):
-            try:
-                row = connection.execute(sql, (rowid,)).fetchone()
-            except sqlite3.DataError:  # a field is longer than is ever loaded
-                yield _by_field(connection, rowid, names)
-                continue
-            if row is not None:  # else the host has deleted it meanwhile
-                yield Message(_fields(names, row))
-    finally:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, previous)
+    for rowid in _message_rows(connection, session.rowid):
+        row = _row(connection, "messages", rowid, kinds)
+        if row is not None:  # else the host has deleted it meanwhile
+            yield row
 
 
 def _message_rows(connection: sqlite3.Connection, session_rowid: int) -> Iterator[int]:
@@ -171,40 +160,57 @@ def _message_rows(connection: sqlite3.Connection, session_rowid: int) -> Iterato
         last = page[-1][0]
 
 
-def _by_field(connection: sqlite3.Connection, rowid: int, names: Sequence[str]) -> Message:
+def _row(
+    connection: sqlite3.Connection, table: str, rowid: int, kinds: Mapping[str, Kind]
+) -> Fields | None:
+    """A row's fields but those that are too long to be loaded; None without the row."""
+    sql = f"SELECT {', '.join(kinds)} FROM {table} WHERE rowid = ?"
+    previous = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_FIELD_BYTES)
+    try:
+        row = connection.execute(sql, (rowid,)).fetchone()
+        return None if row is None else Fields(_fields(kinds, row))
+    except sqlite3.DataError:
+        return _by_field(connection, table, rowid, kinds)
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, previous)
+
+
+def _by_field(
+    connection: sqlite3.Connection, table: str, rowid: int, kinds: Mapping[str, Kind]
+) -> Fields:
     values: list[object] = []
     long: dict[str, int] = {}
-    for name in names:
+    for name in kinds:
         try:
             row = connection.execute(
-                f"SELECT {name} FROM messages WHERE rowid = ?",
-                (rowid,),
+                f"SELECT {name} FROM {table} WHERE rowid = ?", (rowid,)
             ).fetchone()
             values.append(None if row is None else row[0])
         except sqlite3.DataError:
             values.append(TOO_LONG)
-            long[name] = _count_chars(connection, name, rowid)
-    return Message(_fields(names, values), long)
+            long[name] = _count_chars(connection, table, name, rowid)
+    return Fields(_fields(kinds, values), long)
 
 
-def _count_chars(connection: sqlite3.Connection, name: str, rowid: int) -> int:
+def _count_chars(connection: sqlite3.Connection, table: str, name: str, rowid: int) -> int:
     """Characters of a stored text, in pieces."""
     count = 0
-    with connection.blobopen("messages", name, rowid, readonly=True) as text:
+    with connection.blobopen(table, name, rowid, readonly=True) as text:
         while piece := text.read(1 << 16):
             count += len(piece.translate(None, _CONTINUATION))
     return count
 
 
-def _fields(names: Sequence[str], values: Sequence[object]) -> dict[str, object]:
-    pairs = zip(names, values, strict=True)
-    return {name: _fitted(MESSAGE_COLUMNS[name], value, name) for name, value in pairs}
+def _fields(kinds: Mapping[str, Kind], values: Sequence[object]) -> dict[str, object]:
+    return {
+        name: _fitted(kind, value, name)
+        for (name, kind), value in zip(kinds.items(), values, strict=True)
+        if value is not None
+    }
 
 
-def _fitted(kind: Kind, value: object, name: str = "") -> object:
+def _fitted(kind: Kind, value: object, name: str) -> object:
     """A stored value as what its column is for: SQLite holds any type in any column."""
-    if value is None:
-        return None
     if kind == "time":
         return _seconds(value)
     if kind == "count":
@@ -225,7 +231,22 @@ def _structured(text: str, name: str) -> object:
         parsed: object = json.loads(text.removeprefix(STRUCTURED) if is_marked else text)
     except (ValueError, RecursionError):
         return text
-    return parsed if isinstance(parsed, (list, dict)) else text
+    return parsed if isinstance(parsed, (list, dict)) and not _is_deep(parsed) else text
+
+
+def _is_deep(value: object) -> bool:
+    """Whether it nests further than anything the host means."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (list, dict))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _number(value: object) -> int | float | None:
@@ -243,6 +264,8 @@ def _seconds(value: object) -> float | int | None:
     number = _number(value)
     if number is not None or not isinstance(value, str):
         return number
+    from datetime import UTC, datetime  # every start of the agent would pay for it
+
     try:
         at = datetime.fromisoformat(value)
     except ValueError:

@@ -15,7 +15,7 @@ from typing import Final
 
 from agent_client.contract.redact import redact_message, redact_record, redact_text
 from agent_client.encoding import dumps
-from agent_client.hostdb import MAX_FIELD_BYTES, STATE_DB, Message, Session, connect
+from agent_client.hostdb import MAX_FIELD_BYTES, STATE_DB, Fields, Session, connect
 from agent_client.hostdb import messages as messages_of
 from agent_client.hostdb import sessions as sessions_of
 
@@ -98,7 +98,7 @@ class SessionReader:
         else:
             yield "]}"
 
-    def _message(self, message: Message) -> dict[str, object]:
+    def _message(self, message: Fields) -> dict[str, object]:
         fields = {name: value for name, value in message.fields.items() if value is not None}
         with_content = self._scope.with_content
         made = redact_message(fields, include_content=with_content, pii=self._scope.pii)

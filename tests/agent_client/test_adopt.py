@@ -20,7 +20,7 @@ from agent_client.hostdb import STATE_DB
 from agent_client.insights import overview
 from agent_client.journal import Journal
 from agent_client.recovery import recover
-from agent_client.store import Store, database_path
+from agent_client.store import Store, StoreError, database_path
 from tests.agent_client.builders import (
     SECOND_NS,
     START_NS,
@@ -309,6 +309,17 @@ def test_a_state_database_that_fails_while_it_is_read_is_left_for_later(
         patch.setattr(adopt_module, "_page", fail)
         assert recover(tmp_path).events == 0
     assert recover(tmp_path).events == 10
+
+
+def test_an_export_takes_over_by_itself(tmp_path: Path) -> None:
+    assert record_of(filled(tmp_path), "tel_runs")["run_id"] == "run-0"
+    assert record_of(tmp_path, "tel_model_calls")["start_ns"] == START_NS
+
+
+def test_a_journal_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (filled(tmp_path) / "telemetry").write_bytes(b"in the way")
+    with pytest.raises(StoreError, match="cannot be taken over"):
+        record_of(tmp_path, "tel_runs")
 
 
 def test_a_verb_shows_what_only_the_reference_recorded(

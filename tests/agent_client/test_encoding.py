@@ -106,6 +106,13 @@ def test_a_column_named_like_a_secret_shows_none_of_its_values() -> None:
     assert (form, set(map(str, texts or ()))) == ("%s", {'"[REDACTED:named-password]"'})
 
 
+def test_rows_that_are_all_alike_are_as_many_lines() -> None:
+    nothing = (None,) * (len(MODEL_CALLS.columns) + 1)
+    first, second = RowEncoder(MODEL_CALLS).lines([nothing, nothing])
+    assert first == second
+    assert set(json.loads(first).values()) == {"tel_model_calls", None}
+
+
 def test_no_rows_are_no_lines() -> None:
     assert RowEncoder(MODEL_CALLS).lines([]) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -147,6 +148,24 @@ def test_a_batch_stays_below_its_bytes_and_always_moves_on(tmp_path: Path) -> No
     assert tiny is not None
     assert len(half.body) <= len(whole.body) // 2
     assert (half.row_count, tiny.row_count) == (2, 1)
+
+
+def test_stored_text_that_is_no_utf8_is_exported_with_marks(tmp_path: Path) -> None:
+    store_events(tmp_path, *[model_call(number) for number in range(3)])
+    with Store(tmp_path) as store:
+        store.connection.execute(
+            "UPDATE tel_model_calls SET model = CAST(x'61ff62' AS TEXT) WHERE seq = 2"
+        )
+    models = [json.loads(line)["model"] for line in exported(tmp_path).splitlines()]
+    assert models == ["model-a", "a\N{REPLACEMENT CHARACTER}b", "model-a"]
+
+
+def test_a_fault_of_the_database_is_not_taken_for_bad_text(tmp_path: Path) -> None:
+    store_events(tmp_path, *one_of_each())
+    with Store(tmp_path) as store:
+        store.connection.execute("ALTER TABLE tel_runs RENAME COLUMN platform TO other")
+    with pytest.raises(sqlite3.OperationalError):
+        exported(tmp_path)
 
 
 class Sink(io.RawIOBase):

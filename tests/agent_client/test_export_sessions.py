@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_client import config, hostdb
+from agent_client.contract import redact
 from agent_client.export import CONTENT_CLOSED, ExportReport, export
 from agent_client.hostdb import STATE_DB
+from agent_client.sessions import Scope, SessionReader
 from tests.agent_client.builders import one_of_each, store_events
 from tests.agent_client.host_state import (
     CANARY,
@@ -148,6 +154,16 @@ def test_personal_data_in_content_goes_by_its_setting(tmp_path: Path) -> None:
     assert "ada@example.org" not in json.dumps(with_content(home, OPEN_PII))
 
 
+def test_without_its_engine_the_export_shows_no_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    monkeypatch.setattr(redact, "_engine", redact._Engine())
+    (session,) = with_content(one_session(tmp_path, content="hello to all"))
+    assert session["messages"][0]["content"] == redact.UNAVAILABLE
+    assert session["title"] == redact.UNAVAILABLE
+
+
 def test_content_opens_by_the_effective_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +209,29 @@ def test_a_field_past_the_limit_is_counted_in_its_place(
     assert message["content"] == "[too-long: 600 characters]"
     assert message["tool_calls"] == "[too-long: 2000 characters]"
     assert "3 fields of messages are longer" in report.warnings[0]
+
+
+def test_a_title_past_the_limit_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostdb, "MAX_FIELD_BYTES", 1_000)
+    with host_database(tmp_path) as host:
+        add_session(host, title="t" * 2_000)
+    (session,) = with_content(tmp_path)
+    assert session["title"] == hostdb.TOO_LONG
+
+
+@pytest.mark.parametrize("depth", [200, 900, 5_000])
+def test_content_nested_without_end_leaves_as_a_count_or_scrubbed(
+    tmp_path: Path, depth: int
+) -> None:
+    nested = "[" * depth + f'"{SECRET}"' + "]" * depth
+    home = one_session(
+        tmp_path, content=f"\x00json:{nested}", reasoning_details=nested, tool_calls=nested
+    )
+    (structural,) = session_records(home)
+    assert structural["messages"][0]["content_chars"] > depth
+    assert SECRET not in json.dumps(with_content(home))
 
 
 def test_sessions_come_after_the_tables_and_are_counted(tmp_path: Path) -> None:
@@ -265,11 +304,36 @@ def test_damage_in_the_middle_ends_the_record_and_says_so(tmp_path: Path) -> Non
     assert "could not be read to its end" in report.warnings[0]
 
 
-def test_a_read_only_home_is_read(tmp_path: Path) -> None:
-    store_events(tmp_path)
-    one_session(tmp_path)
-    (tmp_path / STATE_DB).chmod(0o400)
-    assert len(session_records(tmp_path)) == 1
+@contextmanager
+def read_only_folder() -> Iterator[Path]:
+    """A folder outside of any private one; within it, until it is closed, we are nobody."""
+    folder = Path(tempfile.mkdtemp())
+    is_root = os.geteuid() == 0
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("mode", "is_read"), [("DELETE", True), ("WAL", False)])
+def test_a_folder_that_may_only_be_read_is_read_as_far_as_sqlite_can(
+    mode: str, is_read: bool
+) -> None:
+    with read_only_folder() as home:
+        with host_database(one_session(home)) as host:
+            host.execute(f"PRAGMA journal_mode = {mode}")
+        (home / STATE_DB).chmod(0o444)
+        home.chmod(0o555)
+        if os.geteuid() == 0:
+            os.seteuid(65_534)
+        reader = SessionReader(home, Scope())
+        records = ["".join(pieces) for pieces in reader.records()]
+        assert [path.name for path in home.iterdir()] == [STATE_DB]
+    assert len(records) == is_read
+    assert bool(reader.warnings) is not is_read
 
 
 def test_the_host_may_write_while_its_sessions_leave(tmp_path: Path) -> None:
@@ -294,6 +358,7 @@ PIECES = st.lists(
 ).map("".join)
 
 
+@settings(max_examples=30)  # each makes a home of files
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), PIECES), max_size=4), st.booleans())
 def test_no_content_of_any_form_leaves_while_the_plane_is_off(
     tmp_path_factory: pytest.TempPathFactory, stored: list[dict[str, Any]], asked: bool
