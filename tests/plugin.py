@@ -19,9 +19,13 @@ import pytest
 
 from tests import claims, services, suite
 
-REQUIRED_IN_CI = ("postgres", "redis", "browser", "real_agent")
+REQUIRED_IN_CI = ("postgres", "redis", "browser", "real_agent", "real_receiver")
 """Markers of tests that show nothing when skipped; a skip there must not look like success."""
-LABELS = {"browser": "browser", "real_agent": "real agent"}
+LABELS = {
+    "browser": "browser",
+    "real_agent": "real agent",
+    "real_receiver": "real receiver",
+}
 RAN_ON = "ran_on"
 """Name of the user property by which a test says what it ran on: see the fixture of this name."""
 
