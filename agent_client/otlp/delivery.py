@@ -39,6 +39,7 @@ RETRYABLE: Final = frozenset({429, 502, 503, 504})
 NOT_OFFERED: Final = frozenset({404, 405, 501})
 """How a receiver that takes only traces answers the other two signals."""
 MAX_SAID_CHARS: Final = 2_000
+MAX_SAID: Final = 3
 MIN_ECHO_CHARS: Final = 6
 """Shorter parts of a header's value are words; cutting them out would mangle every message."""
 MEDIA_PROTOBUF: Final = "application/x-protobuf"
@@ -67,7 +68,7 @@ class TooLargeError(Exception):
 class Delivery:
     """Sends to one target and counts: ``sent`` and ``rejected`` by spans, logs, metrics (points).
 
-    ``said`` is the collector's last message about what it refused, made safe to show.
+    ``said`` is what the collector says of what it refused, made safe to show.
     """
 
     def __init__(self, target: Target, timing: Timing) -> None:
@@ -75,9 +76,14 @@ class Delivery:
         self.timing = timing
         self.sent: dict[str, int] = {}
         self.rejected: dict[str, int] = {}
-        self.said = ""
+        self._said: list[str] = []
         self._collector = Collector(target.base, target.values)
         self._not_offered: set[str] = set()
+
+    @property
+    def said(self) -> str:
+        """The collector's words, the first few that differ."""
+        return "; ".join(self._said)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -111,7 +117,8 @@ class Delivery:
         if count:
             name = _NAMES[signal]
             self.rejected[name] = self.rejected.get(name, 0) + count
-        self.said = said or self.said
+        if said and said not in self._said and len(self._said) < MAX_SAID:
+            self._said.append(said)
 
     def _insist(self, signal: str, data: bytes) -> Reply:
         """The first answer that is not to be tried again. Errors: EndedError."""
@@ -152,6 +159,8 @@ class Delivery:
 
     def _scrubbed(self, message: str) -> str:
         """A collector's words made safe to show: should it echo a header, its value is cut out."""
+        if not message:
+            return ""
         text = message[:MAX_SAID_CHARS]
         for value in self.target.values.values():
             for part in (value, *value.split()):

@@ -32,7 +32,7 @@ from agent_client.otlp.encode import (
     encode_metrics,
     encode_spans,
 )
-from agent_client.otlp.facts import look_up, pair_of
+from agent_client.otlp.facts import look_up
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.metrics import Meter
 from agent_client.otlp.progress import (
@@ -44,6 +44,7 @@ from agent_client.otlp.progress import (
     outcome_state,
 )
 from agent_client.otlp.resource import resource_of
+from agent_client.otlp.scrub import Scrubber
 from agent_client.otlp.signals import Log, Span
 from agent_client.otlp.target import Closed, Target, target_of
 from agent_client.push import (
@@ -161,6 +162,7 @@ class _Run:
         self.meter = Meter.from_json(self.progress.meter, timing.clock_ns())
         self.mapper = Mapper(install_id, target.profile, errors_as_events=target.errors_as_events)
         self.sender = Sender(__version__, target.profile, resource_of(install_id))
+        self.scrubber = Scrubber()
         self.delivery = Delivery(target, timing)
         self.max_rows = MAX_BATCH_ROWS
         self.left = store.pending_count(self.cursor)
@@ -259,9 +261,12 @@ class _Run:
         rows = self.store.rows_after(self.cursor, self.max_rows)
         if not rows:
             return None
-        pairs = [(row, pair_of(row)) for row in rows]
+        pairs = [(row, self.scrubber.pair_of(row)) for row in rows]
         self.mapper.facts = look_up(
-            self.store.connection, pairs, with_errors=self.target.errors_as_events
+            self.store.connection,
+            pairs,
+            self.scrubber,
+            with_errors=self.target.errors_as_events,
         )
         entries = []
         for row, (raw, record) in pairs:

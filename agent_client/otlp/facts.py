@@ -11,15 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent_client.contract.redact import redact_record, redact_text
 from agent_client.contract.tables import ERRORS, RUNS
+from agent_client.otlp.scrub import Pair, Scrubber
 from agent_client.store import Row
 
 MAX_RUN_ERRORS: Final = 128
 """Events on one run's span; a run that failed more often says nothing new with the next one."""
-
-Pair = tuple[dict[str, object], dict[str, object]]
-"""A row as it was recorded, and what the redactor left of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +40,16 @@ class Facts:
 
     runs: Mapping[str, RunFacts] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
-    providers: Mapping[str, str] = field(default_factory=dict)
+    providers: Mapping[str, object] = field(default_factory=dict)
     errors: Mapping[str, list[Pair]] = field(default_factory=dict)
 
 
-def pair_of(row: Row) -> Pair:
-    """A row's columns by name, and the same redacted."""
-    raw = dict(zip(row.table.column_names(), row.values, strict=True))
-    return raw, redact_record(raw)
-
-
 def look_up(
-    connection: sqlite3.Connection, rows: list[tuple[Row, Pair]], *, with_errors: bool
+    connection: sqlite3.Connection,
+    rows: list[tuple[Row, Pair]],
+    scrubber: Scrubber,
+    *,
+    with_errors: bool,
 ) -> Facts:
     """The facts of some rows. Errors: sqlite3.Error."""
     run_ids, parent_ids, closed = set[object](), set[object](), set[object]()
@@ -65,14 +60,16 @@ def look_up(
         elif raw["end_ns"] is not None:
             closed.add(raw["run_id"])
     return Facts(
-        runs=_runs(connection, run_ids),
+        runs=_runs(connection, run_ids, scrubber),
         parents=_parents(connection, parent_ids - run_ids - {None}),
-        providers=_providers(connection, closed),
-        errors=_errors(connection, closed) if with_errors else {},
+        providers=_providers(connection, closed, scrubber),
+        errors=_errors(connection, closed, scrubber) if with_errors else {},
     )
 
 
-def _runs(connection: sqlite3.Connection, ids: set[object]) -> dict[str, RunFacts]:
+def _runs(
+    connection: sqlite3.Connection, ids: set[object], scrubber: Scrubber
+) -> dict[str, RunFacts]:
     found = connection.execute(
         "SELECT run_id, trace_id, session_id, profile_id, agent_version, end_ns IS NOT NULL "
         "FROM tel_runs WHERE run_id IN (SELECT value FROM json_each(?))",
@@ -81,7 +78,7 @@ def _runs(connection: sqlite3.Connection, ids: set[object]) -> dict[str, RunFact
     names = ("trace_id", "session_id", "profile_id", "agent_version")
     return {
         str(row[0]): RunFacts(
-            **redact_record(dict(zip(names, row[1:5], strict=True))), is_closed=bool(row[5])
+            **scrubber.scrub(zip(names, row[1:5], strict=True)), is_closed=bool(row[5])
         )
         for row in found
     }
@@ -102,7 +99,9 @@ def _parents(connection: sqlite3.Connection, ids: set[object]) -> dict[str, str]
     return {str(span_id): kind for span_id, kind in found}
 
 
-def _providers(connection: sqlite3.Connection, ids: set[object]) -> dict[str, str]:
+def _providers(
+    connection: sqlite3.Connection, ids: set[object], scrubber: Scrubber
+) -> dict[str, object]:
     """The provider that answered most of a run's calls."""
     if not ids:
         return {}
@@ -113,10 +112,15 @@ def _providers(connection: sqlite3.Connection, ids: set[object]) -> dict[str, st
         (_list(ids),),
     )
     # In ascending order: the last one stays.
-    return {str(run_id): redact_text(str(provider)) for run_id, provider in found}
+    return {
+        str(run_id): scrubber.scrub([("provider", provider)])["provider"]
+        for run_id, provider in found
+    }
 
 
-def _errors(connection: sqlite3.Connection, ids: set[object]) -> dict[str, list[Pair]]:
+def _errors(
+    connection: sqlite3.Connection, ids: set[object], scrubber: Scrubber
+) -> dict[str, list[Pair]]:
     found: dict[str, list[Pair]] = {}
     names = ", ".join(ERRORS.column_names())
     for values in connection.execute(
@@ -127,7 +131,7 @@ def _errors(connection: sqlite3.Connection, ids: set[object]) -> dict[str, list[
         row = Row(ERRORS, values[0], values[1:])
         of_run = found.setdefault(str(row.values[1]), [])
         if len(of_run) < MAX_RUN_ERRORS:
-            of_run.append(pair_of(row))
+            of_run.append(scrubber.pair_of(row))
     return found
 
 

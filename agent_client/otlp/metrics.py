@@ -196,7 +196,7 @@ class Meter:
             )
 
     def _of(self, name: str, attributes: Attributes) -> Series:
-        key = (name, tuple(sorted(attributes.items())))
+        key = (name, tuple(attributes.items()))
         found = self._series.get(key)
         if found is None:
             if len(self._series) >= MAX_SERIES and attributes != _OVERFLOW:

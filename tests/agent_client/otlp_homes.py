@@ -9,9 +9,10 @@ from pathlib import Path
 from agent_client.contract.events import Event
 from agent_client.otlp import ids
 from agent_client.otlp.encode import Sender
-from agent_client.otlp.facts import look_up, pair_of
+from agent_client.otlp.facts import look_up
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.resource import resource_of
+from agent_client.otlp.scrub import Scrubber
 from agent_client.otlp.signals import Log, Span
 from agent_client.push import Timing
 from agent_client.store import Store
@@ -48,10 +49,10 @@ def mapped(
 ) -> list[Span | Log]:
     """What stored events become, in the order of their ``seq``."""
     store_events(home, *events)
-    mapper = Mapper(INSTALL, profile, errors_as_events=errors_as_events)
+    mapper, scrubber = Mapper(INSTALL, profile, errors_as_events=errors_as_events), Scrubber()
     with Store(home) as store:
-        pairs = [(row, pair_of(row)) for row in store.rows_after(0, 10_000)]
-        mapper.facts = look_up(store.connection, pairs, with_errors=errors_as_events)
+        pairs = [(row, scrubber.pair_of(row)) for row in store.rows_after(0, 10_000)]
+        mapper.facts = look_up(store.connection, pairs, scrubber, with_errors=errors_as_events)
     made = [mapper.map(row.table, raw, record) for row, (raw, record) in pairs]
     return [entry for entry in made if entry is not None]
 

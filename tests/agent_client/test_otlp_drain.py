@@ -336,7 +336,7 @@ def test_nothing_leaves_when_secrets_cannot_be_removed(
     with OtlpReceiver() as receiver:
         recorded(tmp_path, receiver.url)
         monkeypatch.setattr(
-            "agent_client.otlp.facts.redact_record",
+            "agent_client.otlp.scrub.redact_record",
             lambda record: {
                 key: UNAVAILABLE if isinstance(value, str) else value
                 for key, value in record.items()
