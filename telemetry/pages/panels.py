@@ -178,7 +178,8 @@ def install_intake(_request: HttpRequest, install_id: UUID) -> Mapping[str, obje
 def install_summaries(_request: HttpRequest, install_id: UUID) -> Mapping[str, object]:
     """The aggregate plane of one install: the last consent, summaries, heartbeat."""
     known = AggregateRecord.objects.of_install(install_id)
-    batches = IngestBatch.objects.of_install(install_id).filter(plane="aggregate")
+    # Every push says the consent, whatever its plane: after a withdrawal only the local one does.
+    batches = IngestBatch.objects.of_install(install_id).filter(source=IngestBatch.Source.PUSH)
     refused = ClosedPlane.objects.filter(install_id=install_id, plane="aggregate")
     return {
         "batch": batches.defer("receipt").first(),

@@ -10,6 +10,7 @@ from django.test import Client
 
 from telemetry.ingest.gate import count_refusal
 from tests import builders
+from tests.telemetry import builders as make
 from tests.telemetry.test_ingest_summaries import beat, push, summary
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
@@ -35,6 +36,15 @@ def test_consent_summaries_and_heartbeat_are_shown() -> None:
     assert "<dt>Summaries</dt><dd>2 " in shown
     assert "<bdi>0.19.0</bdi>" in shown
     assert "linux" in shown
+
+
+def test_after_a_withdrawal_the_last_consent_is_that_of_the_local_plane() -> None:
+    install = builders.make_install()
+    push(summary(), install_id=install.pk)
+    make.push(make.run(), install_id=install.pk, consent={"consent_state": "local"})
+    shown = " ".join(page_of(install.pk, "view_aggregaterecord").split())
+    assert "<dt>Consent</dt><dd>Local" in shown
+    assert "<dt>Summaries</dt><dd>1 " in shown
 
 
 def test_refused_pushes_are_shown_where_nothing_ever_came_in() -> None:
