@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from telemetry.models.aggregate import AggregateRecord
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
 from telemetry.models.events import (
     EVENT_MODELS,
@@ -32,6 +33,7 @@ from telemetry.models.rollups import (
 __all__ = [
     "CELL_MODELS",
     "EVENT_MODELS",
+    "AggregateRecord",
     "Cell",
     "ClosedPlane",
     "CronEvent",
