@@ -15,7 +15,7 @@ from agent_client.otlp.drain import drain
 from agent_client.otlp.encode import PartialSuccess, read_partial_success
 from agent_client.otlp.target import Closed, Target, parse_endpoint, read_headers, target_of
 from agent_client.otlp.transport import MAX_ANSWER_BYTES, Collector
-from agent_client.push import MAX_ATTEMPTS
+from agent_client.push_send import MAX_ATTEMPTS
 from tests.agent_client.builders import START_NS, model_call, store_events
 from tests.agent_client.otlp_homes import configure, instant
 from tests.agent_client.otlp_receiver import LOGS, METRICS, TRACES, Fault, OtlpReceiver

@@ -102,7 +102,7 @@ class Process:
 
     def die(self) -> None:
         self.emitter._stopping = True
-        self.emitter._wake.set()
+        self.emitter._wake.put(None)
         if self.emitter._thread is not None:
             self.emitter._thread.join(10)
         self.emitter._journal.close()
