@@ -16,10 +16,10 @@ from agent_client.cli import output
 from agent_client.cli.parser import EXITS_OF_VERB, new_parser
 from agent_client.contract.wire import PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEMETRY
 from agent_client.files import telemetry_dir
+from agent_client.otlp.drain import DrainReport
 from agent_client.store import DATABASE
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import Fault, LoopbackConsole
-from tests.agent_client.siblings import DrainReport, stand_in_for_all
 
 DEAD_URL = "http://127.0.0.1:1"
 
@@ -123,7 +123,6 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: LoopbackCons
     for name, variable in (("home", "HERMES_HOME"), ("managed", "HERMES_MANAGED_DIR")):
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
-    stand_in_for_all(monkeypatch)
     return Scene(tmp_path / "home", console)
 
 

@@ -14,7 +14,6 @@ from agent_client.cli.output import JSON_SCHEMA
 from agent_client.contract.wire import PATH_TELEMETRY
 from tests.agent_client.homes import record
 from tests.agent_client.loopback_console import Fault, LoopbackConsole
-from tests.agent_client.siblings import stand_in_for_all
 
 DOCUMENT = Path(__file__).parents[2] / "docs/cli-json.md"
 
@@ -72,7 +71,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, variable in (("home", "HERMES_HOME"), ("managed", "HERMES_MANAGED_DIR")):
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 

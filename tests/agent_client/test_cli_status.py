@@ -6,16 +6,18 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent_client import cli
 from agent_client.cli import output
 from agent_client.config import install_id_path
+from agent_client.otlp.state import OtlpState
+from agent_client.otlp.target import Header
 from agent_client.store import Store
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import LoopbackConsole
-from tests.agent_client.siblings import OtlpHeader, OtlpState, stand_in_for_all
 from tests.agent_client.terminals import Terminal
 
 
@@ -24,7 +26,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, variable in (("home", "HERMES_HOME"), ("managed", "HERMES_MANAGED_DIR")):
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 
@@ -40,6 +41,10 @@ def status(capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert err == ""
     return str(out)
+
+
+def otlp_state(*headers: Header, **facts: Any) -> OtlpState:  # noqa: ANN401  # OtlpState's own
+    return OtlpState(is_enabled=True, endpoint="", headers=headers, **facts)
 
 
 def otlp(monkeypatch: pytest.MonkeyPatch, home: Path, state: OtlpState) -> None:
@@ -72,7 +77,7 @@ def test_a_full_home_fits_in_forty_lines_of_eighty_columns(
     console.publish({f"model.key_{number}": number for number in range(8)})
     cli.main(["push"])
     cli.main(["policy", "sync"])
-    otlp(monkeypatch, home, OtlpState((OtlpHeader("authorization", "OTLP_TOKEN"),), left=4))
+    otlp(monkeypatch, home, otlp_state(Header("authorization", "OTLP_TOKEN", "NOT set"), left=4))
     lines = status(capsys).splitlines()
     assert len(lines) <= 40
     assert [line for line in lines if len(line) > 80 and str(home) not in line] == []
@@ -89,8 +94,9 @@ def test_values_stand_in_one_column(home: Path, capsys: pytest.CaptureFixture[st
 def test_the_collector_is_shown_with_its_headers_and_progress(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = OtlpState(
-        (OtlpHeader("authorization", "OTLP_TOKEN"), OtlpHeader("x-team", "TEAM", is_set=True)),
+    state = otlp_state(
+        Header("authorization", "OTLP_TOKEN", "NOT set"),
+        Header("x-team", "TEAM"),
         problem="",
         left=12,
         success_ns=time.time_ns() - 300 * 10**9,
@@ -105,7 +111,7 @@ def test_the_collector_is_shown_with_its_headers_and_progress(
     assert "x-team from $TEAM: set" in shown
     assert "last sent 5 min ago; 12 rows pending" in shown
     assert "the last try ended later: network" in shown
-    otlp(monkeypatch, home, OtlpState(problem="install the extra [otlp]"))
+    otlp(monkeypatch, home, otlp_state(problem="install the extra [otlp]"))
     assert "install the extra [otlp]" in status(capsys)
 
 

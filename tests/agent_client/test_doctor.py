@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,12 @@ from agent_client import cli, doctor
 from agent_client.credential import credential_path
 from agent_client.doctor import Check, machine, records
 from agent_client.files import telemetry_dir
+from agent_client.otlp.state import OtlpState
+from agent_client.otlp.target import Header
 from agent_client.policy.state import load_state, save_state
 from tests.agent_client.builders import run_event, store_events
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import LoopbackConsole
-from tests.agent_client.siblings import OtlpHeader, OtlpState, stand_in_for_all
 
 
 @pytest.fixture
@@ -35,7 +37,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 
@@ -181,6 +182,10 @@ def test_timers_are_told_whether_enabled_or_only_there(home: Path, tmp_path: Pat
 # -------------------------------------------------------------------------- collector, policy
 
 
+def otlp_state(*headers: Header, **facts: Any) -> OtlpState:  # noqa: ANN401  # OtlpState's own
+    return OtlpState(is_enabled=True, endpoint="", headers=headers, **facts)
+
+
 def collector(home: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, state: OtlpState) -> None:
     module = importlib.import_module("agent_client.otlp.state")
     monkeypatch.setattr(module, "otlp_state", lambda _home, _config: state)
@@ -192,21 +197,21 @@ def collector(home: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, state:
 def test_a_collector_needs_an_address_and_its_headers(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = OtlpHeader("authorization", "OTLP_TOKEN")
-    collector(home, monkeypatch, "http://localhost:4318", OtlpState((header,)))
+    header = Header("authorization", "OTLP_TOKEN", "NOT set")
+    collector(home, monkeypatch, "http://localhost:4318", otlp_state(header))
     checks = {check.level: check for check in doctor.examine(home) if check.name == "otlp"}
     assert checks["fail"].finding == "$OTLP_TOKEN (for authorization): not set"
-    collector(home, monkeypatch, "http://localhost:4318", OtlpState())
+    collector(home, monkeypatch, "http://localhost:4318", otlp_state())
     (check,) = [check for check in doctor.examine(home) if check.name == "otlp"]
     assert (check.level, check.finding) == ("ok", "http://localhost")
-    collector(home, monkeypatch, "", OtlpState(problem="no endpoint"))
+    collector(home, monkeypatch, "", otlp_state(problem="no endpoint"))
     assert (one(home, "otlp").level, one(home, "otlp").finding) == ("fail", "no endpoint")
 
 
 def test_a_collector_whose_name_has_no_address_is_found(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collector(home, monkeypatch, "http://collector.invalid", OtlpState())
+    collector(home, monkeypatch, "http://collector.invalid", otlp_state())
 
     def getaddrinfo(*_args: object, **_kw: object) -> None:
         raise OSError(-2, "Name or service not known")
