@@ -137,7 +137,7 @@ class Pruner:
 
     def _delete_rows(self, table: Table, seqs: list[int]) -> bool:
         cursor = self._cursor()
-        self._clear_outbox_with(seqs, cursor)
+        self._clear_outboxes_with(seqs)
         with self._journal.locked() as connection:
             # What is deleted is overwritten, or it would stay readable in the file.
             connection.execute("PRAGMA secure_delete = ON").close()
@@ -155,13 +155,13 @@ class Pruner:
         self._count(table, len(gone), unsent)
         return True
 
-    def _clear_outbox_with(self, seqs: list[int], cursor: int) -> None:
-        """Forget a batch that holds expired rows; its others are past the cursor and go again."""
-        outbox = read_outbox(self._home) if outbox_path(self._home).exists() else None
-        if outbox is not None and any(
-            cursor < seq and outbox.first_seq <= seq <= outbox.last_seq for seq in seqs
-        ):
-            clear_outbox(self._home)
+    def _clear_outboxes_with(self, seqs: list[int]) -> None:
+        """Forget a batch with expired rows; its others are past its cursor and go again."""
+        for plane in ("local", "aggregate"):
+            if outbox_path(self._home, plane).exists():
+                outbox = read_outbox(self._home, plane)
+                if outbox and any(outbox.first_seq <= seq <= outbox.last_seq for seq in seqs):
+                    clear_outbox(self._home, plane)
 
     def _cursor(self) -> int:
         credential = load_credential(self._home)

@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from agent_client.journal import Journal
 from agent_client.outbox import outbox_path, push_dir
 from agent_client.progress import load_progress
 from agent_client.pruner import Pruner, PruneReport
+from agent_client.push_send import PlanePush
 from agent_client.retention import DAY_NS, prune
 from agent_client.store import DATABASE, LOG, Store, StoreError
 from tests.agent_client.builders import (
@@ -336,13 +338,29 @@ def test_a_batch_on_its_way_with_expired_rows_goes_anew_without_them(
     store_events(tmp_path, call(0, OLD_NS), call(1, NEW_NS))
     enrolled(tmp_path, console)
     with monkeypatch.context() as patch:
-        patch.setattr(push._Run, "_deliver", lambda *_: push.PushResult("later", 5))
+        patch.setattr(PlanePush, "_deliver", lambda *_: push.PushResult("later", 5))
         push.push_once(tmp_path)
     assert outbox_path(tmp_path).exists()
     assert pruned(tmp_path).unsent_rows == 1
     assert not outbox_path(tmp_path).exists()
     assert push.push_once(tmp_path).rows == 1
     assert [row["span_id"] for row in console.rows.values()] == ["call-1"]
+
+
+def test_a_summary_on_its_way_of_an_expired_run_does_not_leave(
+    tmp_path: Path, console: LoopbackConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text("telemetry: {consent_state: aggregate}\n")
+    enrolled(tmp_path, console)
+    push.push_once(tmp_path)
+    began_ns = time.time_ns() + DAY_NS
+    store_events(tmp_path, run_event(start_ns=began_ns, end_ns=began_ns))
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanePush, "_deliver", lambda *_: push.PushResult("later", 5))
+        push.push_once(tmp_path)
+    assert outbox_path(tmp_path, "aggregate").exists()
+    prune(tmp_path, retention_days=1, now_ns=began_ns + 3 * DAY_NS, force=True)
+    assert not outbox_path(tmp_path, "aggregate").exists()
 
 
 def test_a_batch_on_its_way_without_expired_rows_is_left_alone(
@@ -353,7 +371,7 @@ def test_a_batch_on_its_way_without_expired_rows_is_left_alone(
     push.push_once(tmp_path)
     store_events(tmp_path, call(1, NEW_NS))
     with monkeypatch.context() as patch:
-        patch.setattr(push._Run, "_deliver", lambda *_: push.PushResult("later", 5))
+        patch.setattr(PlanePush, "_deliver", lambda *_: push.PushResult("later", 5))
         push.push_once(tmp_path)
     assert pruned(tmp_path).rows["tel_model_calls"] == 1
     assert outbox_path(tmp_path).exists()
