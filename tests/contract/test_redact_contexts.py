@@ -71,6 +71,26 @@ def test_token_goes(context: str, value: str) -> None:
     assert value not in redact_text(context.format(value))
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        'char {}[25] = "<>";', '{} ("<>")', 'if ("<>" == {}) {', "{} != '<>'", "{}: <>", "{}=<>",
+        '{} := "<>"', '{} = @"<>";', 'some["{}"] = "<>"', '{} => "<>"',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["password", "db_pass", "api_key", "client_secret"])
+def test_values_full_of_marks_go(form: str, name: str) -> None:
+    """A value whose brackets cross is no code, however much it looks like some."""
+    value = "k{{j}a)q${r]tob(azy[keeps$#hidden}}"
+    assert value not in redact_text(form.replace("{}", name).replace("<>", value))
+
+
+def test_foreign_names_of_fields_decide() -> None:
+    for text in (f'contraseña := "{PASSWORD}"', f"contrasena={PASSWORD}", f'"senha": "{PASSWORD}"'):
+        assert PASSWORD not in redact_text(text)
+    assert PASSWORD not in redact_text(json.dumps({"contraseña": PASSWORD}, ensure_ascii=False))
+
+
 def test_logins_in_base64_go() -> None:
     assert PAIR not in redact_text(json.dumps({"auths": {"r": {"auth": PAIR}}}))
     assert PAIR not in redact_text(f"Proxy-Authorization: Basic {PAIR}")
