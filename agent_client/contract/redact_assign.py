@@ -13,6 +13,7 @@ from typing import NamedTuple
 from agent_client.contract.redact_engine import mark
 from agent_client.contract.redact_names import NameClass, name_class
 from agent_client.contract.redact_values import (
+    has_crossed_brackets,
     is_placeholder,
     is_reference,
     is_strong,
@@ -22,17 +23,17 @@ from agent_client.contract.redact_values import (
 
 # Name, what may close it, operator. No group, so that RE2 stays on its fast automaton.
 ASSIGN_PATTERN = (
-    r"(?i)[\w.$-]*(?:pass|pwd|psw|secret|token|key|auth|cred|jwt|bearer|cookie|signature|mnemonic"
-    r"|dsn|sid|sessionid|sas|psk|totp|sonar\.login|pat\b|pw\b|sig\b)[\w.-]*\\*[\"'`]?(?:\[\])?\]?\s{0,16}"
+    r"(?i)[\w.$-]*(?:pass|kennwort|contrasena|senha|wachtwoord|pwd|psw|secret|token|key|auth|cred|jwt|bearer|cookie|signature|mnemonic"
+    r"|dsn|sid|sessionid|sas|psk|totp|sonar\.login|pat\b|pw\b|sig\b)[\w.-]*\\*[\"'`]?(?:\[\d{0,6}\])?\]?\s{0,16}"
     r"(?:string\s{0,4})?(?::\s{0,4}&?(?:'static\s{1,2})?(?:[Ss]tring|str|bytes|NSString"
-    r"|SecretStr|Option<String>)\??\s{0,4}=|[:?.+]{0,3}={1,2}>?|:{1,3}|(?:\|\||\?\?)\s{0,2}[\"'`]|\([\"'@]|,\s{0,4}\\*[\"'])"
+    r"|SecretStr|Option<String>)\??\s{0,4}=|[:?.+!]{0,3}={1,3}>?|:{1,3}|(?:\|\||\?\?)\s{0,2}[\"'`]|\([\"'@]|,\s{0,4}\\*[\"'])"
 )
 ASSIGN_KEYWORDS = tuple(
     "(?i)" + word
     for word in (
-        "pass", "pwd", "psw", "secret", "token", "key", "auth", "cred", "jwt", "bearer", "cookie",
-        "signature", "mnemonic", "dsn", "sid", "sessionid", "sas", "psk", "totp", r"sonar\.login",
-        r"pat\b", r"pw\b", r"sig\b",
+        "pass", "kennwort", "contrasena", "senha", "wachtwoord", "pwd", "psw", "secret", "token",
+        "key", "auth", "cred", "jwt", "bearer", "cookie", "signature", "mnemonic", "dsn", "sid",
+        "sessionid", "sas", "psk", "totp", r"sonar\.login", r"pat\b", r"pw\b", r"sig\b",
     )
 )  # fmt: skip
 # A value is judged by its first bytes only; an accepted one is then followed to its end. Looking
@@ -58,6 +59,7 @@ _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.
 _SLUG = re.compile(r"(?:[A-Za-z]+|\d{1,4})(?:[_.-](?:[A-Za-z]+|\d{1,4}))*")
 _BRACKET = re.compile(r"[(\[{]")
 _QUOTED_END = re.compile(rb"[\"'`\n]")
+_BLANK_END = re.compile(rb"[\"'`\s]")
 _EQUALS_END = re.compile(rb"[\s\"'`\\<>,;&|]")
 _COLON_END = re.compile(rb"[\s\"'`\\<>]")
 _REDACTED = b"[REDACTED:"
@@ -89,7 +91,7 @@ def split_assignment(matched: bytes) -> Assignment:
     """The name and the operator of what `ASSIGN_PATTERN` matched, and what the name says."""
     operator = matched.lstrip(_NAME_BYTES)
     name = matched[: len(matched) - len(operator)].decode("ascii")
-    has_own_quote = operator[-1:] in b"\"'" and operator[:1] in b"(,|?\"'`\\"
+    has_own_quote = operator[-1:] in b"\"'" and operator.lstrip()[:1] in b"(,|?\"'`\\"
     return Assignment(
         name,
         name_class(name),
@@ -135,6 +137,9 @@ def find_secret_value(data: bytes, start: int, end: int) -> tuple[int, int, str]
     if last - first < MIN_BYTES or data.startswith(_REDACTED, first):
         return None
     text = data[first:last].decode("utf-8", "replace")
+    if not is_quoted and has_crossed_brackets(text):
+        end_of_word = _BLANK_END.search(data, last)
+        return first, end_of_word.start() if end_of_word else len(data), _MARKS[kind]
     if found.is_call or form == _OWN_LINE or kind == "key":
         is_secret = _is_secret_apart(text, kind, is_quoted=is_quoted, is_call=found.is_call)
     else:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from agent_client.contract.redact_assign import ASSIGN_KEYWORDS, ASSIGN_PATTERN, find_secret_value
 from agent_client.contract.redact_engine import Compiler, Finder, Matcher, mark
 from agent_client.contract.redact_k8s import find_secret_data
+from agent_client.contract.redact_national import NATIONAL_RULES
 from agent_client.contract.redact_pii import (
     PHONE_KEYWORDS,
     PHONE_PATTERN,
     PII_RULES,
     PhoneCheck,
+    PiiRule,
     find_phone,
 )
 from agent_client.contract.redact_rules import Rule
@@ -149,7 +151,7 @@ def _decode(clean: bytes) -> bytes:
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _PRINTABLE = bytes(range(32, 127)) + b"\t\r\n"
 _HIGH = bytes(range(128, 256))
-_DIGEST = re.compile(rb"\bsha(?:1|256|384|512)[-=][\w+/-]{1,88}$")
+_DIGEST = re.compile(rb"\bsha(?:1|256|384|512)[-=][\w+/-]{0,88}$")
 _ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -194,9 +196,8 @@ def _is_unknown_token(value: str) -> bool:
     return entropy_bits(longest) >= (3.7 if is_mixed else 4.0)
 
 
-def pii_finder(matcher: Matcher, at: int) -> Finder:
-    """The finder of one row of the table of personal data."""
-    rule = PII_RULES[at]
+def pii_finder(matcher: Matcher, rule: PiiRule) -> Finder:
+    """The finder of one row of the tables of personal data."""
     search = matcher.pattern(rule.pattern)
 
     def find(data: bytes) -> Iterable[tuple[int, int, str]]:
@@ -260,8 +261,8 @@ def build_strict_matcher(compiler: Compiler) -> Matcher:
 def build_pii_matcher(compiler: Compiler, check: PhoneCheck) -> Matcher:
     """The matcher of personal data; secrets go before it."""
     matcher = Matcher(compiler, first_rank=PERSONAL_RANK)
-    for at, rule in enumerate(PII_RULES):
-        matcher.add(rule.keywords, pii_finder(matcher, at))
+    for rule in PII_RULES + NATIONAL_RULES:
+        matcher.add(rule.keywords, pii_finder(matcher, rule))
     matcher.add(PHONE_KEYWORDS, phone_finder(matcher, check))
     matcher.close()
     return matcher

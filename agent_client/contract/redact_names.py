@@ -17,7 +17,7 @@ from typing import Literal
 NameClass = Literal["password", "secret", "key"]
 
 PASSWORD_WORDS = frozenset(
-    "password passwd passphrase passcode pwd passwort pw psw userpass dbpass rootpass mypass".split()
+    "password passwd passphrase passcode pwd passwort pw psw userpass dbpass rootpass mypass kennwort contraseña contrasena senha wachtwoord salasana heslo haslo mdp".split()
 )
 SECRET_WORDS = frozenset(
     "secret secrets token apikey apitoken accesskey secretkey privatekey authtoken authkey"
@@ -35,7 +35,7 @@ KEY_OWNERS = frozenset(
 )
 # Services whose key is a credential: `MERAKI_KEY`, where `CACHE_KEY` and `SORT_KEY` are none.
 SERVICES = frozenset(
-    "adafruit adobe adyen agentops airbrake airtable aiven akamai algolia alchemy alpaca amplitude anthropic"
+    "cloudant softlayer bluemix ibm facebook gitea forgejo codeberg instagram linear ovh polymarket sidekiq tiktok wakatime adafruit adobe adyen agentops airbrake airtable aiven akamai algolia alchemy alpaca amplitude anthropic"
     " anyscale apify apollo appsignal asana assembly assemblyai auth0 aws axiom azure bamboohr baseten beamer"
     " binance bing bitbucket bitfinex bitly bitmex bittrex braintree braintrust braze brevo brightdata"
     " bugsnag buildkite bunny bybit calendly cartesia censys cerebras chargebee checkly circleci clearbit clerk"
@@ -72,7 +72,7 @@ JOINED_ENDS = (
 TRAILERS = frozenset(
     "value raw string str env var prod production dev development staging live test testing new old"
     " current previous main primary secondary backup text plain plaintext cleartext base64 b64"
-    " encoded default me here id1 v1 v2 v3 a b local sandbox".split()
+    " encoded default me here id1 v1 v2 v3 a b local sandbox secure".split()
 )
 # Words before `token` or `key` that make it a matter of counting, parsing, paging or storing.
 HARMLESS_BEFORE = frozenset(

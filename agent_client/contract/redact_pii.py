@@ -1,6 +1,7 @@
 """Personal data in text: e-mail addresses, telephone numbers, and numbers that identify a person.
 
-Names of people are out of scope: finding them needs a language model. Cards are checked by Luhn,
+Names of people are out of scope but where a text introduces or signs with them
+(`redact_national`): finding the others needs a language model. Cards are checked by Luhn,
 IBANs by mod 97 (ISO 13616), addresses by `ipaddress`, telephone numbers by phonenumbers. A UUID is
 personal only under the name of a user id; ids of ours stay.
 """

@@ -21,13 +21,18 @@ _FOREIGN = (
     r"|lozinka|geslo|लॉगिन|पासवर्ड|รหัสผ่าน"
     r"|schl(?:ü|ue)ssel|zugangstoken|cl(?:é|e) d'api|cl(?:é|e) api|jeton|llave|chave|(?:К|к)люч|(?:Т|т)окен|密钥|密鑰|令牌|秘密鍵|トークン|키는)"
 )
-_IS = r"(?:[:=]|：|＝|—|–|->|=>|是|为|為|は|\bist\b|\blautet\b|\bes\b|\best\b|\bis\b|é|è|\bto\b|\bjest\b|\bär\b|\ber\b|\bon\b)"
+_IS = r"(?:[:!]?={1,3}>?|[:=]|：|＝|—|–|->|=>|是|为|為|は|\bist\b|\blautet\b|\bes\b|\best\b|\bis\b|é|è|\bto\b|\bjest\b|\bär\b|\ber\b|\bon\b)"
 _VALUE = r"([^\s\"'`<>«»„“”]{6,})"
 
 PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-foreign",
-        pattern=r"(?i)" + _FOREIGN + r"[^\n:=\"'`.,;!?]*?\s*" + _IS + r"\s*[\"'`*«„“]*" + _VALUE,
+        pattern=r"(?i)"
+        + _FOREIGN
+        + r"[^\n:=\"'`.,;!?]*?[\"'`]?\s*"
+        + _IS
+        + r"\s*@?[\"'`*«„“]*"
+        + _VALUE,
         keywords=("(?i)" + _FOREIGN,),
         judge="opaque",
         group=1,

@@ -250,6 +250,15 @@ SHAPE_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        id="compared",
+        pattern=r"(?i)[\"']([^\"'\n]{6,})[\"']\s{0,4}(?:={2,3}|!={1,2})\s{0,4}[\w.$>-]*(?:password|passwd|pwd|_pass\b|secret|api_?key|access_key|private_key|token|auth_?key)\b",
+        keywords=("==", "!="),
+        judge="opaque",
+        group=1,
+        matches=('if ("a1<w10>{}" == password) {',),
+        non_matches=('if "application/json" == token:', "x == y"),
+    ),
+    Rule(
         id="xml-element",
         pattern=r"(?i)<[\w.:-]*(?:password|passwd|secret|token|api-?_?key|access-?_?key)[\w.:-]*>\s*([^<\s]{4,})\s*</",
         keywords=("</",),

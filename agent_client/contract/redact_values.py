@@ -51,6 +51,8 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 # A call or an item that was cut at its quote or bracket.
 _CODE = re.compile(r"[A-Za-z_][\w.]*[(\[][\w.:-]*")
 _INNER_DIGIT = re.compile(r"[A-Za-z]\d+[A-Za-z]")
+_BRACKETS = re.compile(r"[(){}\[\]]")
+_CLOSES = {")": "(", "]": "[", "}": "{"}
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _WORDS = re.compile(r"(?:[^\W\d_]{1,16}[._\-/ :]+)*(?:[^\W\d_]{1,16})?")
 _ANGLES = "^<|<[^<>]+>"
@@ -58,6 +60,18 @@ _PLACEHOLDER = re.compile("|".join([*map(re.escape, PLACEHOLDER_WORDS), _ANGLES]
 _SHAPE_PLACEHOLDER = re.compile("|".join([*map(re.escape, SHAPE_PLACEHOLDERS), _ANGLES]))
 _N_LOG2_N = [0.0] + [n * math.log2(n) for n in range(1, WINDOW_CHARS + 1)]
 QUOTES = "\"'`"
+
+
+def has_crossed_brackets(value: str) -> bool:
+    """Whether a bracket closes another kind than was opened last, which no code does."""
+    opened: list[str] = []
+    for bracket in _BRACKETS.findall(value):
+        if bracket in _CLOSES:
+            if opened and opened.pop() != _CLOSES[bracket]:
+                return True
+        else:
+            opened.append(bracket)
+    return False
 
 
 def is_marker(value: str) -> bool:

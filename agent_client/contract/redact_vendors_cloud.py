@@ -245,7 +245,7 @@ CLOUD_ROWS: tuple[VendorRow, ...] = (
     (
         "unleash",
         r"[\w*-]{1,60}:[\w*-]{1,60}\.[0-9a-f]{56,}",
-        r"[\w*]\.[0-9a-f][0-9a-f][0-9a-f][0-9a-f]",
+        r"\.[0-9a-f][0-9a-f][0-9a-f][0-9a-f]",
         "default:development.<h56>",
         "a:b.abc",
     ),

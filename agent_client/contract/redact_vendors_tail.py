@@ -183,6 +183,13 @@ TAIL_ROWS: tuple[VendorRow, ...] = (
         "https://prod-1.logic.azure.com/workflows/x",
     ),
     # Databases, analytics, monitoring, feature flags
+    (
+        "softlayer",
+        r"api\.softlayer\.com/soap/v3(?:\.1)?/[0-9a-z]{64}",
+        "softlayer",
+        "http://api.softlayer.com/soap/v3/<h64>",
+        "http://api.softlayer.com/soap/v3/",
+    ),
     ("elastic-cloud", r"essu_[\w=+/-]{30,}", "essu_", "essu_<s60>", "essu_x"),
     ("fauna", r"fn[AE][A-Za-z][\w-]{36}\b", "fn[AE]", "fnAE<b36>", "fnAEx"),
     ("clickhouse", r"4b1d[0-9A-Za-z]{38}\b", "4b1d", "4b1d<w38>", "4b1d<h8>"),

@@ -81,6 +81,12 @@ def test_scrubbing_twice_changes_nothing_more(text: str, strict: bool, pii: bool
     assert redact_text(once, strict=strict, pii=pii) == once
 
 
+@given(text=TEXTS, pii=st.booleans())
+def test_strict_mode_is_an_addition_to_standard_mode(text: str, pii: bool) -> None:
+    standard = redact_text(text)
+    assert redact_text(standard, strict=True, pii=pii) == redact_text(text, strict=True, pii=pii)
+
+
 @given(before=st.text(max_size=40), after=st.text(max_size=40))
 def test_vendor_key_goes_wherever_it_stands(before: str, after: str) -> None:
     assert GITHUB not in redact_text(f"{before} {GITHUB} {after}")
@@ -376,6 +382,7 @@ def test_text_that_never_settles_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(redact, "run_pass", grow)
     assert redact_text("anything") == "[REDACTED:unstable]"
+    assert redact_text("anything", strict=True) == "[REDACTED:unstable]"
 
 
 def test_a_forked_child_builds_its_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:

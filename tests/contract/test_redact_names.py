@@ -10,7 +10,9 @@ from agent_client.contract.redact_values import (
     entropy_bits,
     is_basic_pair,
     is_opaque,
+    is_password,
     is_placeholder,
+    is_scrambled,
     is_strong,
 )
 from tests.contract.redact_examples import expand
@@ -46,6 +48,28 @@ from tests.contract.redact_examples import expand
 )
 def test_name_says_what_it_holds(name: str, expected: str | None) -> None:
     assert name_class(name) == expected
+
+
+def test_names_in_other_letters_are_cut_the_same_way() -> None:
+    assert words_of("größeÜberID_v2") == ["größe", "über", "id", "v2"]
+    assert words_of("ABCÜber") == ["abc", "über"]
+    assert name_class("DB_ÜBER_PASSWORD") == "password"
+
+
+@pytest.mark.parametrize("value", ["authentication", "12345678", "PBKDF2-hashed", "release_2024"])
+def test_words_and_numbers_in_prose_are_no_password(value: str) -> None:
+    assert not is_password(value)
+
+
+@pytest.mark.parametrize("value", ["Summer2024!", "S3cr3t-x9Y", "a1B2c3D4"])
+def test_mixed_values_in_prose_are_passwords(value: str) -> None:
+    assert is_password(value)
+
+
+def test_letters_that_change_case_like_dice_are_no_words() -> None:
+    assert is_scrambled("KdjvssEzAkWJ")
+    assert not is_scrambled("getPasswordFromEnvironment")
+    assert not is_scrambled("XMLHttpRequest")
 
 
 def test_names_are_cut_at_case_and_marks() -> None:
