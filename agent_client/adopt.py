@@ -47,11 +47,15 @@ Event = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of one table as events, and the row number after which to go on."""
+    """Rows of one table as events, and the row number after which to go on.
+
+    ``guessed``: ids of rows whose time nothing says.
+    """
 
     table: Table
     events: list[Event]
     last_row: int
+    guessed: frozenset[object]
 
 
 def has_rows(home: Path) -> bool:
@@ -146,15 +150,17 @@ def _page(reader: Reader, table: Table, after: int) -> Page:
         after = 0  # the table was emptied, and its numbers begin anew
     sql = _select(reader, table, names, f"t.rowid > {after} ORDER BY t.rowid LIMIT {PAGE_ROWS}")
     events: list[Event] = []
+    guessed: set[object] = set()
     last_ns = 0
     for rowid, at_ns, trace_id, *values in reader.rows(sql):
         after = int(rowid)  # type: ignore[call-overload]  # SQLite's own number
         found: Event = {"trace_id": trace_id, **dict(zip(names, values, strict=True))}
-        last_ns = _place(table, found, at_ns, last_ns)
+        is_known, last_ns = _place(table, found, at_ns, last_ns)
         event = _event(table, found, after)
-        if event is not None:
-            events.append(event)
-    return Page(table, events, after)
+        events.append(event)
+        if not is_known:
+            guessed.add(event[table.key])
+    return Page(table, events, after, frozenset(guessed))
 
 
 def _ended(reader: Reader, run_ids: Sequence[str]) -> Iterator[Event]:
@@ -168,9 +174,7 @@ def _ended(reader: Reader, run_ids: Sequence[str]) -> Iterator[Event]:
     for rowid, at_ns, _, *values in cursor:
         found = dict(zip(names, values, strict=True))
         _place(RUNS, found, at_ns, 0)
-        event = _event(RUNS, found, rowid)
-        if event is not None:
-            yield event
+        yield _event(RUNS, found, rowid)
 
 
 def _select(reader: Reader, table: Table, names: Sequence[str], where: str) -> str:
@@ -182,24 +186,25 @@ def _select(reader: Reader, table: Table, names: Sequence[str], where: str) -> s
     )
 
 
-def _place(table: Table, found: Event, at_ns: object, last_ns: int) -> int:
-    """Set the row's time: its own, its run's, or that of the row before; returns it.
+def _place(table: Table, found: Event, at_ns: object, last_ns: int) -> tuple[bool, int]:
+    """Set the row's time: its own, its run's, or that of the row before; whether it is known.
 
     A call whose run is not written yet happened after the row before it, or just now.
     """
-    own_ns = _fitted(_COLUMNS[table.name][table.time], at_ns)
-    placed_ns = own_ns if isinstance(own_ns, int) else last_ns or time.time_ns()
+    known_ns = _fitted(_COLUMNS[table.name][table.time], at_ns)
+    is_known = isinstance(known_ns, int)
+    placed_ns = known_ns if isinstance(known_ns, int) else last_ns or time.time_ns()
     found[table.time] = placed_ns
-    return placed_ns
+    return is_known, placed_ns
 
 
-def _event(table: Table, found: Event, rowid: int) -> Event | None:
-    """A row as the event that would make it; None for a row that nothing identifies."""
+def _event(table: Table, found: Event, rowid: int) -> Event:
+    """A row as the event that would make it; its number is its id where it has none."""
     event: Event = {"event": table.event}
     for column in table.columns:
         event[column.name] = _fitted(column, found.get(column.name))
+    event[table.key] = event[table.key] or f"seed-{rowid}"
     if table.time == "ts_ns":
-        event[table.key] = event[table.key] or f"seed-{rowid}"
         event["start_ns"] = event["start_ns"] or event["ts_ns"]
     if table is RUNS:
         event |= {name: event[name] or 0 for name in _COUNTERS}
@@ -207,7 +212,7 @@ def _event(table: Table, found: Event, rowid: int) -> Event | None:
     else:
         event["run_id"] = event["run_id"] or NO_RUN
         event["parent_span_id"] = event["parent_span_id"] or event["run_id"]
-    return event if event[table.key] else None
+    return event
 
 
 def _fitted(column: Column, value: object) -> object:
@@ -252,9 +257,12 @@ def _fresh(connection: sqlite3.Connection, page: Page) -> list[Event]:
     known = _known(connection, page.table, [*numbered, *numbered.values()])
     fresh: list[Event] = []
     for event in page.events:
-        # The same number is another row where state.db, or our own database, began anew.
         taken = known.get(event["span_id"])
-        if taken is not None and taken != (event["run_id"], event["ts_ns"]):
+        is_other = taken is not None and (
+            taken[0] != event["run_id"]
+            or (taken[1] != event["ts_ns"] and event["span_id"] not in page.guessed)
+        )
+        if is_other:  # numbers began anew, in state.db or in an older database of ours
             event["span_id"] = numbered[event["span_id"]]
             taken = known.get(event["span_id"])
         if taken is None:

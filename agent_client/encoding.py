@@ -11,11 +11,12 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
+from types import NoneType
 from typing import Final
 
 from agent_client.contract.redact import redact_record, redact_text
 from agent_client.contract.redact_names import name_class
-from agent_client.contract.tables import Table
+from agent_client.contract.tables import Column, Table
 from agent_client.store import Row
 
 MEMO_VALUES: Final = 2_048
@@ -29,8 +30,8 @@ no blank, quote or bracket, and nothing at its start that could belong to the li
 _WORDS: Final = re.compile(rf"{_WORD.pattern}(?:\n{_WORD.pattern})*")
 _HEX_IDS: Final = re.compile(r"[0-9a-f]{16,64}(?:\n[0-9a-f]{16,64})*")
 """Ids of ours, which the redactor leaves alone too."""
-_TEXTS: Final = frozenset({str, type(None)})
-_WHOLE: Final = frozenset({int, type(None)})
+_TEXTS: Final = frozenset({str, NoneType})
+_SEQ: Final = Column("seq", "count")
 
 Values = tuple[object, ...]
 
@@ -54,7 +55,7 @@ class RowEncoder:
 
     def __init__(self, table: Table) -> None:
         self._head = f'{{"_kind":"{table.name}"'
-        self._columns = [_Column(name) for name in ("seq", *table.column_names())]
+        self._columns = [_Column(column) for column in (_SEQ, *table.columns)]
 
     def lines(self, rows: Sequence[Values]) -> list[str]:
         """Redacted records as ASCII JSON, one a row of ``seq`` and the contract's columns."""
@@ -78,32 +79,46 @@ class RowEncoder:
 class _Column(dict["str | None", str]):
     """The JSON text of the values of a column that were seen."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, column: Column) -> None:
         super().__init__({None: "null"})
-        self.label = f',"{name}":'
-        self._name = name
+        self.label = f',"{column.name}":'
+        self._name = column.name
+        self._is_text = column.max_chars > 0
         # Below the name of a secret a value goes whatever it looks like.
-        self._has_plain_name = name_class(name) is None
+        self._has_plain_name = name_class(column.name) is None
+        self._plain: set[object] = set()
 
     def texts(self, values: Values) -> tuple[str, Iterable[object] | None]:
         """The values' JSON: its form, and what goes into it for each; None when all are alike."""
+        if self._is_text:
+            return self._of_texts(values)
         kinds = set(map(type, values))
-        if kinds <= _TEXTS:
-            distinct: set[str] = set(values)  # type: ignore[arg-type]  # see the line above
-            if len(distinct) == 1:
-                return self._text(values[0]).replace("%", "%%"), None
-            if len(distinct) * 2 > len(values) and kinds == {str} and self._stay(distinct):
-                return '"%s"', values  # ids of its own for each row: not worth remembering
-            self._learn(distinct.difference(self))
-            return "%s", map(self.__getitem__, values)  # type: ignore[arg-type]  # str or None, see above
         if kinds == {int}:
             is_same = values[0] == values[-1] and values.count(values[0]) == len(values)
             return (str(values[0]), None) if is_same else ("%s", values)
-        if kinds <= _WHOLE:
+        if kinds == {NoneType}:
+            return "null", None
+        if kinds == {int, NoneType}:
             return "%s", ["null" if value is None else value for value in values]
         if kinds == {float} and all(map(math.isfinite, values)):  # type: ignore[arg-type]  # floats
             return "%s", values
         return "%s", map(self._text, values)
+
+    def _of_texts(self, values: Values) -> tuple[str, Iterable[object] | None]:
+        distinct = set(values)
+        kinds = set(map(type, distinct))
+        if not kinds <= _TEXTS:
+            return "%s", map(self._text, values)
+        if len(distinct) == 1:
+            return self._text(values[0]).replace("%", "%%"), None
+        fresh: set[str] = distinct - self._plain  # type: ignore[assignment]  # texts, see above
+        if kinds == {str} and (not fresh or self._stay(fresh)):
+            if len(self._plain) > MEMO_VALUES:
+                self._plain.clear()
+            self._plain |= fresh
+            return '"%s"', values
+        self._learn(fresh.difference(self))
+        return "%s", map(self.__getitem__, values)  # type: ignore[arg-type]  # str or None, see above
 
     def _stay(self, words: Collection[str]) -> bool:
         """Whether the redactor leaves all of these as they are, and JSON has nothing to escape."""

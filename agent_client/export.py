@@ -93,16 +93,13 @@ def next_batch(
 
 def _encoded(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
     """Rows with their lines, in the order given."""
-    encoders: dict[str, RowEncoder] = {}
+    encoders = {table.name: RowEncoder(table) for table in EVENT_TABLES}
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS]
-        by_table: dict[Table, list[Values]] = {}
+        by_table: dict[str, list[Values]] = {}
         for row in block:
-            by_table.setdefault(row.table, []).append((row.seq, *row.values))
-        lines = {
-            table.name: iter(encoders.setdefault(table.name, RowEncoder(table)).lines(values))
-            for table, values in by_table.items()
-        }
+            by_table.setdefault(row.table.name, []).append((row.seq, *row.values))
+        lines = {name: iter(encoders[name].lines(values)) for name, values in by_table.items()}
         yield from ((row, next(lines[row.table.name])) for row in block)
 
 

@@ -250,6 +250,9 @@ def test_a_row_without_a_run_or_a_time_is_kept_near_its_neighbours(tmp_path: Pat
     assert calls == [("run-0", START_NS), ("unknown", START_NS), ("not-written-yet", START_NS)]
     ((at_ns,),) = query(tmp_path, "SELECT ts_ns FROM tel_error_events")
     assert at_ns > START_NS  # nothing says when: it is from now
+    database_path(tmp_path).unlink()
+    recover(tmp_path)
+    assert query(tmp_path, "SELECT ts_ns FROM tel_error_events") == [(at_ns,)]
 
 
 def test_values_that_do_not_fit_cost_no_row(tmp_path: Path) -> None:
@@ -259,8 +262,8 @@ def test_values_that_do_not_fit_cost_no_row(tmp_path: Path) -> None:
         add_model_call(host, input_tokens="many", latency_ms=float("inf"), model="m" * 900)
         insert(host, "tel_gateway_events", run_id="run-0", ts_ns="soon", voice=1, attachments=-3)
     recover(tmp_path)
-    run = record_of(tmp_path, "tel_runs")
-    assert (run["schema_v"], run["error_count"], len(run["session_id"])) == (1, 2, 200)
+    runs = query(tmp_path, "SELECT run_id, schema_v, error_count, length(session_id) FROM tel_runs")
+    assert runs == [("run-0", 1, 2, 200), ("seed-2", 1, 0, 9)]
     call = record_of(tmp_path, "tel_model_calls")
     assert (call["input_tokens"], call["latency_ms"], len(call["model"])) == (None, None, 200)
     event = record_of(tmp_path, "tel_gateway_events")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent_client import encoding
 from agent_client.contract import redact
 from agent_client.contract.redact_table import ALL_RULES
-from agent_client.contract.tables import EVENT_TABLES, MODEL_CALLS, Table
+from agent_client.contract.tables import EVENT_TABLES, MODEL_CALLS, Column, Table
 from agent_client.encoding import RowEncoder, dumps, encode
 from agent_client.store import Row
 from tests.contract.redact_examples import expand
@@ -86,9 +86,12 @@ def test_a_value_seen_before_is_scrubbed_as_the_first_time() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     encoder = RowEncoder(MODEL_CALLS)
     for block in range(40):
-        values = [f"model {block} {number}" for number in range(100)] * 3
-        encoder.lines([(1, *row.values) for row in columns_of(MODEL_CALLS, values)])
-    assert all(len(column) <= encoding.MEMO_VALUES for column in encoder._columns)
+        for form in ("model {} {}", "model-{}-{}"):  # one by one, and together
+            values = [form.format(block, number) for number in range(100)] * 3
+            encoder.lines([(1, *row.values) for row in columns_of(MODEL_CALLS, values)])
+    for column in encoder._columns:
+        assert len(column) <= encoding.MEMO_VALUES
+        assert len(column._plain) <= encoding.MEMO_VALUES + 300
 
 
 def test_without_its_engine_both_ways_close(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +104,7 @@ def test_without_its_engine_both_ways_close(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_column_named_like_a_secret_shows_none_of_its_values() -> None:
-    column = encoding._Column("password")
+    column = encoding._Column(Column("password", "id"))
     form, texts = column.texts(tuple(f"{number}f3a9c17be4" * 3 for number in range(20)))
     assert (form, set(map(str, texts or ()))) == ("%s", {'"[REDACTED:named-password]"'})
 

@@ -16,12 +16,14 @@ import pytest
 from agent_client.contract import redact
 from agent_client.contract.events import Event
 from agent_client.contract.tables import BY_NAME
-from agent_client.export import CONTENT_CLOSED, export, next_batch
+from agent_client.export import CONTENT_CLOSED, encode, export, next_batch
 from agent_client.store import Store, StoreError
 from tests.agent_client.builders import (
     START_NS,
+    error_event,
     model_call,
     one_of_each,
+    run_event,
     store_events,
     tool_call,
 )
@@ -135,6 +137,17 @@ def test_a_batch_covers_the_next_rows_past_the_cursor(tmp_path: Path) -> None:
     assert batch.counts == {"tel_model_calls": 3}
     assert [json.loads(line)["seq"] for line in batch.body.splitlines()] == [2, 3, 4]
     assert (rest.first_seq, rest.last_seq) == (5, 5)
+
+
+def test_a_batch_of_many_kinds_has_the_lines_of_its_rows_in_their_order(tmp_path: Path) -> None:
+    kinds = (model_call, tool_call, run_event, error_event)
+    store_events(tmp_path, *[kinds[number % 4](number) for number in range(600)])
+    with Store(tmp_path) as store:
+        batch = next_batch(store, after_seq=0)
+        lines = [encode(row) for row in store.rows_after(0, 600)]
+    assert batch is not None
+    assert batch.body.splitlines() == lines
+    assert sorted(exported(tmp_path).splitlines()) == sorted(lines)
 
 
 def test_a_batch_stays_below_its_bytes_and_always_moves_on(tmp_path: Path) -> None:
