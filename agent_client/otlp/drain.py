@@ -43,6 +43,7 @@ from agent_client.otlp.progress import (
     load_progress,
     metered_state,
     outcome_state,
+    success_state,
 )
 from agent_client.otlp.resource import resource_of
 from agent_client.otlp.scrub import Scrubber
@@ -328,16 +329,16 @@ class _Run:
                 self.meter.add_span(table, entry, self.target.profile)
         self.cursor = batch.cursor
         self.left = max(0, self.left - batch.row_count)  # counted anew at the end
-        self.store.state_set(
-            batch_state(
-                self.target.identity,
-                at_ns=self.timing.clock_ns(),
-                cursor=batch.cursor,
-                meter=self.meter.to_json(),
-                runs_usd=runs_usd,
-                held_ns=batch.held_ns,
-            )
+        changes = batch_state(
+            self.target.identity,
+            cursor=batch.cursor,
+            meter=self.meter.to_json(),
+            runs_usd=runs_usd,
+            held_ns=batch.held_ns,
         )
+        if batch.entries:
+            changes |= success_state(self.target.identity, self.timing.clock_ns())
+        self.store.state_set(changes)
 
     def _send_metrics(self) -> None:
         """The series as they stand, unless the collector has them so already."""

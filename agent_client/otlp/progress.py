@@ -62,7 +62,6 @@ def load_progress(store: Store, identity: str) -> Progress:
 def batch_state(
     identity: str,
     *,
-    at_ns: int,
     cursor: int,
     meter: str,
     runs_usd: Mapping[str, float],
@@ -76,7 +75,6 @@ def batch_state(
     values: dict[str, str | None] = {
         _CURSOR + identity: str(cursor),
         _METER + identity: meter,
-        _SUCCESS + identity: str(at_ns),
     }
     for run_id, usd in runs_usd.items():
         values[f"{_RUN}{identity}.{run_id}"] = repr(usd)
@@ -96,6 +94,11 @@ def held_runs(
         (len(prefix) + 1, f"{prefix}*", until_ns, max_runs),
     )
     return [str(run_id) for (run_id,) in found]
+
+
+def success_state(identity: str, at_ns: int) -> dict[str, str]:
+    """The bookkeeping of something that a collector took."""
+    return {_SUCCESS + identity: str(at_ns)}
 
 
 def metered_state(identity: str, digest: str) -> dict[str, str]:

@@ -20,9 +20,8 @@ from agent_client.otlp.target import Closed, Target, parse_endpoint, read_header
 from agent_client.otlp.transport import MAX_ANSWER_BYTES, Collector
 from agent_client.push import MAX_ATTEMPTS
 from tests.agent_client.builders import START_NS, error_event, model_call
-from tests.agent_client.otlp_homes import configure, instant
+from tests.agent_client.otlp_homes import configure, instant, recorded
 from tests.agent_client.otlp_receiver import LOGS, METRICS, TRACES, Fault, OtlpReceiver
-from tests.agent_client.test_otlp_drain import recorded
 
 KEY = "sesame-0123456789"
 

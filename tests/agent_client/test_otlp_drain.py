@@ -31,7 +31,7 @@ from tests.agent_client.builders import (
     store_events,
     tool_call,
 )
-from tests.agent_client.otlp_homes import INSTALL, TRACE, configure, in_trace, instant
+from tests.agent_client.otlp_homes import INSTALL, TRACE, configure, in_trace, instant, recorded
 from tests.agent_client.otlp_receiver import (
     LOGS,
     METRICS,
@@ -42,11 +42,6 @@ from tests.agent_client.otlp_receiver import (
 )
 
 URL = {"endpoint": "URL"}
-
-
-def recorded(home: Path, url: str, *events: Event, **keys: object) -> None:
-    configure(home, url, **keys)
-    store_events(home, *(events or in_trace(*one_of_each())))
 
 
 def session() -> list[Event]:
