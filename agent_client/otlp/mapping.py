@@ -80,13 +80,16 @@ class Mapper:
         self.facts = Facts()
 
     def map(self, table: Table, raw: Record, record: Record) -> Span | Log | None:
-        """What a row becomes; None for a run or a span that is still open: it comes again."""
+        """What a row becomes; None for a run that is still open: it comes again when it ends.
+
+        Other rows are written once: a span without an end will not get one.
+        """
         if table is MODEL_CALLS:
             return self._model_call(raw, record)
         if table is TOOL_CALLS:
             return self._tool_call(raw, record)
         if table is SPANS:
-            return None if raw["end_ns"] is None else self._span_row(raw, record)
+            return self._span_row(raw, record)
         if table is RUNS:
             return None if raw["end_ns"] is None else self._run(raw, record)
         return self._error(raw, record) if table is ERRORS else self._happening(table, raw, record)

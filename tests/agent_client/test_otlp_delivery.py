@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import threading
 import time
 from email.utils import formatdate
@@ -14,8 +13,7 @@ from agent_client import config
 from agent_client.http import NetworkError
 from agent_client.otlp.delivery import json_partial_success
 from agent_client.otlp.drain import drain
-from agent_client.otlp.encode import PartialSuccess, is_installed, read_partial_success
-from agent_client.otlp.state import otlp_state
+from agent_client.otlp.encode import PartialSuccess, read_partial_success
 from agent_client.otlp.target import Closed, Target, parse_endpoint, read_headers, target_of
 from agent_client.otlp.transport import MAX_ANSWER_BYTES, Collector
 from agent_client.push import MAX_ATTEMPTS
@@ -275,18 +273,6 @@ def test_metrics_that_are_too_large_are_counted_and_not_offered_again(tmp_path: 
         receiver.faults = [Fault(METRICS, "status", 413)]
         assert drain(tmp_path, timing=instant()).rejected == {"metrics": 2}
         assert drain(tmp_path, timing=instant()).status == "nothing"
-
-
-def test_missing_packages_are_noticed_without_loading_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configure(tmp_path, "https://collector.example")
-    assert otlp_state(tmp_path, config.load(tmp_path)).problem == ""
-    monkeypatch.delitem(sys.modules, "opentelemetry.proto", raising=False)
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    assert not is_installed()
-    problem = otlp_state(tmp_path, config.load(tmp_path)).problem
-    assert "pip install 'hermes-fleet-agent[otlp]'" in problem
 
 
 # ---------------------------------------------------------------------------- slow and hostile

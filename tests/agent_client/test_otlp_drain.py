@@ -14,17 +14,13 @@ from agent_client.files import exclusive_lock, telemetry_dir
 from agent_client.otlp import drain as draining
 from agent_client.otlp.drain import DrainReport, drain
 from agent_client.otlp.facts import next_rows
-from agent_client.otlp.state import otlp_state
 from agent_client.store import Store
 from tests.agent_client.builders import (
-    SECOND_NS,
-    START_NS,
     error_event,
     finish,
     happening,
     model_call,
     one_of_each,
-    query,
     run_event,
     span_event,
     start,
@@ -38,7 +34,6 @@ from tests.agent_client.otlp_receiver import (
     TRACES,
     Fault,
     OtlpReceiver,
-    attributes,
 )
 
 URL = {"endpoint": "URL"}
@@ -137,118 +132,6 @@ def test_logs_and_metrics_can_be_left_out(tmp_path: Path) -> None:
         recorded(tmp_path, receiver.url, logs=False, metrics=False)
         assert drain(tmp_path, timing=instant()).sent == {"spans": 4}
         assert [request.path for request in receiver.requests] == [TRACES]
-
-
-# ------------------------------------------------------------------------------------ the runs
-
-
-def test_an_open_run_is_sent_when_it_is_closed(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        open_run = run_event(end_ns=None, end_reason=None)
-        recorded(tmp_path, receiver.url, *in_trace(open_run, model_call()))
-        drain(tmp_path, timing=instant())
-        assert list(receiver.by_name()) == ["chat model-a"]
-        store_events(tmp_path, *in_trace(run_event()))
-        drain(tmp_path, timing=instant())
-        found = receiver.by_name()
-        run = found["invoke_agent hermes-agent"]
-        assert found["chat model-a"].parent_span_id == run.span_id
-
-
-def test_a_run_whose_cost_is_put_right_is_sent_again_under_its_id(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, run_event(estimated_cost_usd=0.25))
-        drain(tmp_path, timing=instant())
-        store_events(tmp_path, run_event(estimated_cost_usd=0.5))
-        drain(tmp_path, timing=instant())
-        (run,) = receiver.spans.values()
-        assert attributes(run.attributes)["hermes.estimated_cost_usd"] == 0.5
-        assert receiver.metrics["hermes.run.count"].sum.data_points[0].as_int == 1
-        assert receiver.metrics["hermes.cost.usd"].sum.data_points[0].as_double == 0.5
-
-
-def test_a_session_of_many_turns_is_one_span_sent_once(tmp_path: Path) -> None:
-    """Each turn ends its run and the next opens it again; only the last end is the run's."""
-    minute_ns = 60 * SECOND_NS
-    with OtlpReceiver() as receiver:
-        configure(tmp_path, receiver.url)
-
-        def drain_at(now_ns: int) -> DrainReport:
-            return drain(tmp_path, timing=instant(now_ns=now_ns), settle_s=300.0)
-
-        for turn in range(1, 4):
-            at_ns = START_NS + turn * minute_ns
-            store_events(tmp_path, run_event(end_ns=None, end_reason=None), model_call(turn))
-            drain_at(at_ns)
-            store_events(tmp_path, run_event(end_ns=at_ns, turn_count=turn))
-            report = drain_at(at_ns + SECOND_NS)
-            assert (report.left, report.held) == (0, 1)
-        assert [span.name for span in receiver.spans.values()] == ["chat model-a"] * 3
-        report = drain_at(START_NS + 60 * minute_ns)
-        assert (report.sent["spans"], report.held) == (1, 0)
-        run = receiver.by_name()["invoke_agent hermes-agent"]
-        assert run.end_time_unix_nano == START_NS + 3 * minute_ns
-        assert attributes(run.attributes)["hermes.turn_count"] == 3
-        assert receiver.span_arrivals == 4
-        assert drain_at(START_NS + 70 * minute_ns).status == "nothing"
-
-
-def test_a_drain_by_hand_sends_what_a_streamer_held_back(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, *(run_event(number) for number in range(3)))
-        now = instant(now_ns=START_NS + 2 * SECOND_NS)
-        assert drain(tmp_path, timing=now, settle_s=300.0).held == 3
-        assert receiver.spans == {}
-        report = drain(tmp_path, timing=now)
-        assert (report.sent["spans"], report.held) == (3, 0)
-        assert total_runs(receiver) == 3
-
-
-def total_runs(receiver: OtlpReceiver) -> int:
-    return sum(point.as_int for point in receiver.metrics["hermes.run.count"].sum.data_points)
-
-
-def test_a_run_that_opened_again_is_held_no_more(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, run_event())
-        now = instant(now_ns=START_NS + 2 * SECOND_NS)
-        drain(tmp_path, timing=now, settle_s=300.0)
-        store_events(tmp_path, run_event(end_ns=None, end_reason=None))
-        assert drain(tmp_path, timing=now, settle_s=300.0).held == 0
-        assert drain(tmp_path, timing=now).status == "nothing"
-        assert receiver.spans == {}
-
-
-def test_held_runs_that_are_too_many_for_one_request_go_in_several(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, *(run_event(number) for number in range(20)))
-        now = instant(now_ns=START_NS + 2 * SECOND_NS)
-        drain(tmp_path, timing=now, settle_s=300.0)
-        receiver.max_records = 3
-        assert drain(tmp_path, timing=now).sent["spans"] == 20
-        assert receiver.span_arrivals == 20
-
-
-def test_a_held_run_that_retention_removed_is_forgotten(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, run_event())
-        now = instant(now_ns=START_NS + 2 * SECOND_NS)
-        drain(tmp_path, timing=now, settle_s=300.0)
-        with Store(tmp_path) as store:
-            store.connection.execute("DELETE FROM tel_runs")
-        assert drain(tmp_path, timing=now).held == 0
-        assert receiver.spans == {}
-
-
-def test_what_is_remembered_of_a_run_goes_when_the_run_does(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, run_event(0), run_event(1))
-        drain(tmp_path, timing=instant())
-        with Store(tmp_path) as store:
-            store.connection.execute("DELETE FROM tel_runs WHERE run_id = 'run-0'")
-        drain(tmp_path, timing=instant())
-        keys = query(tmp_path, "SELECT key FROM tel_state WHERE key LIKE 'otlp.run.%'")
-        assert [key.rpartition(".")[2] for (key,) in keys] == ["run-1"]
 
 
 # ---------------------------------------------------------------------------------- the cursor
@@ -436,68 +319,6 @@ def test_secrets_are_removed_from_every_text(tmp_path: Path) -> None:
         for request in receiver.requests:
             assert secret.encode() not in request.body
             assert secret.lower().encode() not in request.body
-
-
-# -------------------------------------------------------------------------------------- status
-
-
-def test_the_state_tells_what_is_configured_and_what_was_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLLECTOR_KEY", "sesame-open-1234")
-    monkeypatch.delenv("OTHER_KEY", raising=False)
-    with OtlpReceiver() as receiver:
-        headers = {"x-key": "COLLECTOR_KEY", "x-other": "OTHER_KEY"}
-        recorded(tmp_path, receiver.url, headers_env=headers)
-        before = otlp_state(tmp_path, config.load(tmp_path))
-        assert (before.is_enabled, before.endpoint, before.problem) == (True, receiver.url, "")
-        assert (before.cursor, before.left, before.success_ns) == (0, 10, 0)
-        report = drain(tmp_path, timing=instant(now_ns=7 * 10**9))
-        after = otlp_state(tmp_path, config.load(tmp_path))
-    assert report.missing == ("OTHER_KEY",)
-    assert (after.cursor, after.left, after.success_ns) == (10, 0, 7 * 10**9)
-    assert (after.last_status, after.last_ns) == ("sent", 7 * 10**9)
-    assert [(found.name, found.variable, found.is_set) for found in after.headers] == [
-        ("x-key", "COLLECTOR_KEY", True),
-        ("x-other", "OTHER_KEY", False),
-    ]
-    assert "sesame" not in repr((before, after, report))
-
-
-def test_the_state_of_a_home_without_records_makes_nothing(tmp_path: Path) -> None:
-    state = otlp_state(tmp_path, config.load(tmp_path))
-    assert (state.is_enabled, state.left) == (False, 0)
-    assert "is off (default)" in state.problem
-    configure(tmp_path, "https://collector.example")
-    assert otlp_state(tmp_path, config.load(tmp_path)).problem == ""
-    assert not telemetry_dir(tmp_path).exists()
-
-
-def test_a_database_that_cannot_be_opened_is_a_problem_and_no_crash(tmp_path: Path) -> None:
-    configure(tmp_path, "https://collector.example")
-    (telemetry_dir(tmp_path) / "telemetry.db").mkdir(parents=True)
-    assert "cannot be opened" in otlp_state(tmp_path, config.load(tmp_path)).problem
-    report = drain(tmp_path, timing=instant())
-    assert (report.status, report.exit_code, report.reason) == ("failed", 1, "store")
-
-
-def test_a_telemetry_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
-    configure(tmp_path, "https://collector.example")
-    telemetry_dir(tmp_path).write_text("in the way")
-    report = drain(tmp_path, timing=instant())
-    assert (report.status, report.exit_code) == ("failed", 1)
-
-
-def test_damaged_books_count_as_none(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url)
-        drain(tmp_path, timing=instant())
-        with Store(tmp_path) as store:
-            store.connection.execute(
-                "UPDATE tel_state SET value = '{' WHERE key LIKE 'otlp.%' AND key NOT LIKE '%run%'"
-            )
-        assert drain(tmp_path, timing=instant()).sent["spans"] == 4
-        assert receiver.span_arrivals == 8
 
 
 def test_the_paths_of_the_three_signals(tmp_path: Path) -> None:
