@@ -140,13 +140,15 @@ def test_a_warning_without_rejections_is_a_success(tmp_path: Path) -> None:
         assert (report.status, report.exit_code, report.detail) == ("sent", 0, "use grpc")
 
 
-@pytest.mark.parametrize("rejected", [-5, 10**12])
-def test_counts_that_cannot_be_are_cut_to_what_was_sent(tmp_path: Path, rejected: int) -> None:
+@pytest.mark.parametrize(("rejected", "counted"), [(-5, 0), (10**12, 3)])
+def test_counts_that_cannot_be_are_cut_to_what_was_sent(
+    tmp_path: Path, rejected: int, counted: int
+) -> None:
     with OtlpReceiver() as receiver:
         pending(tmp_path, receiver.url)
         receiver.faults = [Fault(TRACES, "partial", rejected=rejected)]
         report = drain(tmp_path, timing=instant())
-        assert report.sent["spans"] + report.rejected.get("spans", 0) == 3
+        assert (report.sent["spans"], report.rejected.get("spans", 0)) == (3 - counted, counted)
 
 
 def test_a_collectors_words_are_scrubbed_and_bounded(
@@ -289,6 +291,14 @@ def test_a_collector_that_drips_its_answer_meets_the_deadline(kind: str) -> None
         began_s = time.monotonic()
         with pytest.raises(NetworkError):
             collector_of(receiver.url).post("/v1/traces", b"", {})
+        assert time.monotonic() - began_s < 5
+
+
+def test_a_collector_that_says_nothing_meets_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel accepts, nobody answers
+        began_s = time.monotonic()
+        with pytest.raises(NetworkError, match="did not answer in time"):
+            collector_of(f"http://127.0.0.1:{server.getsockname()[1]}").post("/v1/logs", b"", {})
         assert time.monotonic() - began_s < 5
 
 
