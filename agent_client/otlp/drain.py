@@ -18,7 +18,7 @@ from typing import Final
 from agent_client import __version__, health
 from agent_client import config as configuration
 from agent_client.config import ClientConfig
-from agent_client.contract.tables import RUNS, Table
+from agent_client.contract.tables import RUNS, TIME_MAX_NS, Table
 from agent_client.files import exclusive_lock, telemetry_dir
 from agent_client.otlp.delivery import Delivery, EndedError, TooLargeError
 from agent_client.otlp.encode import (
@@ -32,16 +32,18 @@ from agent_client.otlp.encode import (
     encode_metrics,
     encode_spans,
 )
-from agent_client.otlp.facts import look_up, next_rows
+from agent_client.otlp.facts import closed_runs, look_up, next_rows
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.metrics import Meter
 from agent_client.otlp.progress import (
     batch_state,
     counted_usd,
     forget_pruned_runs,
+    held_runs,
     load_progress,
     metered_state,
     outcome_state,
+    success_state,
 )
 from agent_client.otlp.resource import resource_of
 from agent_client.otlp.scrub import Scrubber
@@ -57,10 +59,12 @@ from agent_client.push import (
     Timing,
 )
 from agent_client.recovery import recover
-from agent_client.store import Store, StoreError
+from agent_client.store import Row, Store, StoreError
 
 MAX_BATCH_ROWS: Final = 512
 """A row is one span or log; 512 is what collectors are tuned for."""
+FOR_EVER_NS: Final = TIME_MAX_NS
+_RUN_ID, _END_NS = (RUNS.column_names().index(name) for name in ("run_id", "end_ns"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,8 @@ class DrainReport:
 
     ``status``: sent, nothing, partial, closed, rejected (the headers), failed, later or busy.
     ``sent`` and ``rejected`` count spans, logs and metrics (points); ``left`` are rows the cursor
-    has not passed; ``missing`` are NAMES of environment variables whose headers were not sent.
+    has not passed, ``held`` runs that may yet go on; ``missing`` are NAMES of environment variables
+    whose headers were not sent.
     """
 
     status: str
@@ -80,6 +85,7 @@ class DrainReport:
     sent: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     left: int = 0
+    held: int = 0
     missing: tuple[str, ...] = ()
     retry_after_s: float = 0.0
 
@@ -91,12 +97,14 @@ def drain(
     timing: Timing | None = None,
     on_batch: Callable[[DrainReport], None] | None = None,
     force: bool = False,
+    settle_s: float = 0.0,
 ) -> DrainReport:
     """Send everything that is pending; at most one drain at a time for a home.
 
     ``config`` stands in for the files, which are otherwise read before each batch; ``on_batch``
-    hears of each accepted batch; ``force`` ignores a wait that an earlier answer asked for. Never
-    raises for what network, collector or files do.
+    hears of each accepted batch; ``force`` ignores a wait that an earlier answer asked for. A run
+    that ended less than ``settle_s`` ago is held back: each turn of a session ends it, and not
+    every collector takes a span twice. Never raises for what network, collector or files do.
     """
     root = configuration.resolve_home(config.home if config is not None and home is None else home)
     target = target_of(config or configuration.load(root))
@@ -113,7 +121,7 @@ def drain(
                 return DrainReport("busy", EXIT_LATER, "busy", detail, target.endpoint)
             with Store(root) as store:
                 run = _Run(root, store, target, install_id, config, timing or Timing(), on_batch)
-                return run.drain(force=force)
+                return run.drain(force=force, settle_ns=int(settle_s * 1e9))
     except (StoreError, sqlite3.Error) as error:
         return DrainReport("failed", EXIT_FAILED, "store", str(error), target.endpoint)
     except OSError as error:
@@ -133,7 +141,8 @@ class _Batch:
 
     cursor: int
     row_count: int
-    entries: list[tuple[Table, str, Span | Log]]
+    entries: list[tuple[Table, str, Span | Log]] = field(default_factory=list)
+    held_ns: dict[str, int | None] = field(default_factory=dict)
 
     def spans(self) -> list[Span]:
         return [entry for _, _, entry in self.entries if isinstance(entry, Span)]
@@ -166,9 +175,12 @@ class _Run:
         self.delivery = Delivery(target, timing)
         self.max_rows = MAX_BATCH_ROWS
         self.left = store.pending_count(self.cursor)
+        self.held = 0
+        self.settle_ns = 0
 
-    def drain(self, *, force: bool) -> DrainReport:
+    def drain(self, *, force: bool, settle_ns: int) -> DrainReport:
         """Batches until none is left or something ends it; the outcome is written last."""
+        self.settle_ns = settle_ns
         wait_s = (self.progress.not_before_ns - self.timing.clock_ns()) / 1e9
         if 0 < wait_s <= MAX_HOLD_S and not force:  # a clock set back must not hold us
             detail = f"the collector asked to wait; {wait_s:.0f} s are left"
@@ -186,6 +198,7 @@ class _Run:
         finally:
             self.delivery.close()
         self.left = self.store.pending_count(self.cursor)
+        self.held = len(held_runs(self.store.connection, self.target.identity, FOR_EVER_NS, -1))
         report = self._report(ended_by)
         now_ns = self.timing.clock_ns()
         hold_ns = int(min(report.retry_after_s, MAX_HOLD_S) * 1e9)
@@ -213,6 +226,7 @@ class _Run:
             sent=dict(self.delivery.sent),
             rejected=dict(self.delivery.rejected),
             left=self.left,
+            held=self.held,
             missing=self.target.missing,
         )
         if ended is None:
@@ -231,7 +245,7 @@ class _Run:
     def _send_batch(self) -> bool:
         """Send the next rows and move the cursor past them; False when there are none."""
         self._ask_gate()
-        batch = self._next_batch()
+        batch = self._next_batch() or self._held_batch()
         if batch is None:
             return False
         spans, logs = batch.spans(), batch.logs() if self.target.sends_logs else []
@@ -241,8 +255,8 @@ class _Run:
             if logs:
                 self.delivery.send(LOGS, encode_logs(logs, self.sender), len(logs))
         except TooLargeError:
-            if batch.row_count > 1:
-                self.max_rows = batch.row_count // 2
+            if len(batch.entries) > 1:
+                self.max_rows = max(1, min(self.max_rows, len(batch.entries)) // 2)
                 return True  # nothing has moved: the same rows come again, fewer at a time
             self.delivery.reject(TRACES if spans else LOGS, 1, "one record is larger than it takes")
         self._keep(batch)
@@ -258,9 +272,35 @@ class _Run:
             raise EndedError("later", EXIT_LATER, "configuration_changed", "try again")
 
     def _next_batch(self) -> _Batch | None:
+        """What the cursor has not passed; of runs that may yet go on only that they are held."""
         rows = next_rows(self.store.connection, self.cursor, self.max_rows)
         if not rows:
             return None
+        now_ns = self.timing.clock_ns()
+        batch = _Batch(rows[-1].seq, len(rows))
+        ready = []
+        for row in rows:
+            if row.table is RUNS:
+                run_id, end_ns = str(row.values[_RUN_ID]), row.values[_END_NS]
+                is_fresh = isinstance(end_ns, int) and end_ns > now_ns - self.settle_ns
+                is_held = is_fresh and self.settle_ns > 0
+                batch.held_ns[run_id] = now_ns + self.settle_ns if is_held else None
+                if is_held:
+                    continue
+            ready.append(row)
+        return self._mapped(batch, ready)
+
+    def _held_batch(self) -> _Batch | None:
+        """Runs that have been held for long enough."""
+        now_ns = self.timing.clock_ns() if self.settle_ns else FOR_EVER_NS
+        connection = self.store.connection
+        run_ids = held_runs(connection, self.target.identity, now_ns, self.max_rows)
+        if not run_ids:
+            return None
+        batch = _Batch(self.cursor, 0, held_ns=dict.fromkeys(run_ids))
+        return self._mapped(batch, closed_runs(connection, run_ids))
+
+    def _mapped(self, batch: _Batch, rows: list[Row]) -> _Batch:
         pairs = [(row, self.scrubber.pair_of(row)) for row in rows]
         self.mapper.facts = look_up(
             self.store.connection,
@@ -268,12 +308,11 @@ class _Run:
             self.scrubber,
             with_errors=self.target.errors_as_events,
         )
-        entries = []
         for row, (raw, record) in pairs:
             made = self.mapper.map(row.table, raw, record)
             if made is not None:
-                entries.append((row.table, str(raw["run_id"]), made))
-        return _Batch(rows[-1].seq, len(rows), entries)
+                batch.entries.append((row.table, str(raw["run_id"]), made))
+        return batch
 
     def _keep(self, batch: _Batch) -> None:
         """Count what has arrived and move on, in one transaction."""
@@ -290,15 +329,16 @@ class _Run:
                 self.meter.add_span(table, entry, self.target.profile)
         self.cursor = batch.cursor
         self.left = max(0, self.left - batch.row_count)  # counted anew at the end
-        self.store.state_set(
-            batch_state(
-                self.target.identity,
-                at_ns=self.timing.clock_ns(),
-                cursor=batch.cursor,
-                meter=self.meter.to_json(),
-                runs_usd=runs_usd,
-            )
+        changes = batch_state(
+            self.target.identity,
+            cursor=batch.cursor,
+            meter=self.meter.to_json(),
+            runs_usd=runs_usd,
+            held_ns=batch.held_ns,
         )
+        if batch.entries:
+            changes |= success_state(self.target.identity, self.timing.clock_ns())
+        self.store.state_set(changes)
 
     def _send_metrics(self) -> None:
         """The series as they stand, unless the collector has them so already."""

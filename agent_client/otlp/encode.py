@@ -31,7 +31,7 @@ TRACES: Final = "traces"
 LOGS: Final = "logs"
 METRICS: Final = "metrics"
 EXTRA_MISSING: Final = (
-    "the OpenTelemetry packages are not installed in this environment: "
+    "the OpenTelemetry packages are not installed in this environment, or too old: "
     "pip install 'hermes-fleet-agent[otlp]'"
 )
 _STATUS_ERROR: Final = 2
@@ -70,12 +70,17 @@ def is_installed() -> bool:
 
 
 def can_encode() -> bool:
-    """Whether the packages of the extra load; now and then they disagree about versions."""
+    """Whether the packages of the extra load and know what we write; old ones have no event name.
+
+    Now and then they disagree about their versions and raise whatever they like.
+    """
     try:
         from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
-    except Exception:  # noqa: BLE001  # protobuf raises what it likes on a mismatch of versions
+        from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
+    except Exception:  # noqa: BLE001  # see above
         return False
-    return bool(trace_service_pb2.DESCRIPTOR.name)
+    is_known = "event_name" in LogRecord.DESCRIPTOR.fields_by_name
+    return is_known and bool(trace_service_pb2.DESCRIPTOR.name)
 
 
 def encode_spans(spans: Iterable[Span], sender: Sender) -> bytes:

@@ -74,6 +74,16 @@ def next_rows(connection: sqlite3.Connection, after_seq: int, max_rows: int) -> 
     return found
 
 
+def closed_runs(connection: sqlite3.Connection, run_ids: Iterable[object]) -> list[Row]:
+    """The rows of those runs that are closed. Errors: sqlite3.Error."""
+    found = connection.execute(
+        f"SELECT seq, {', '.join(RUNS.column_names())} FROM tel_runs "
+        "WHERE end_ns IS NOT NULL AND run_id IN (SELECT value FROM json_each(?)) ORDER BY seq",
+        (_list(run_ids),),
+    )
+    return [Row(RUNS, values[0], values[1:]) for values in found]
+
+
 def look_up(
     connection: sqlite3.Connection,
     rows: list[tuple[Row, Pair]],

@@ -6,6 +6,7 @@ Importing a package of constants would tie us to whichever names it holds that d
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from agent_client.otlp.signals import Attributes
@@ -50,12 +51,14 @@ def is_next(profile: str) -> bool:
     return profile in {"next", "both"}
 
 
+@lru_cache(maxsize=256)
 def provider_name(provider: object) -> str:
     """``gen_ai.provider.name``; a provider of no known name in lower case, "" for none."""
     text = provider.strip().lower() if isinstance(provider, str) else ""
     return PROVIDERS.get(text, text)
 
 
+@lru_cache(maxsize=256)
 def tool_type(backend: object, tool_name: object) -> str:
     """``gen_ai.tool.type``: extension for another server's tools, datastore for memory."""
     where = backend.lower() if isinstance(backend, str) else ""

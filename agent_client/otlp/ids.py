@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import Final
 
 PREFIX: Final = b"hermes-otlp-v1"
@@ -38,6 +39,12 @@ def is_trace_id(recorded: object) -> bool:
         and _TRACE_HEX.fullmatch(recorded) is not None
         and recorded != _NO_TRACE
     )
+
+
+@lru_cache(maxsize=1024)
+def run_span_id(install_id: str, run_id: str) -> bytes:
+    """The span id of a run; each of its children asks for it."""
+    return span_id("run", install_id, run_id)
 
 
 def span_id(kind: str, install_id: str, recorded: str) -> bytes:

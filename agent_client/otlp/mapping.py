@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -79,13 +80,16 @@ class Mapper:
         self.facts = Facts()
 
     def map(self, table: Table, raw: Record, record: Record) -> Span | Log | None:
-        """What a row becomes; None for a run or a span that is still open: it comes again."""
+        """What a row becomes; None for a run that is still open: it comes again when it ends.
+
+        Other rows are written once: a span without an end will not get one.
+        """
         if table is MODEL_CALLS:
             return self._model_call(raw, record)
         if table is TOOL_CALLS:
             return self._tool_call(raw, record)
         if table is SPANS:
-            return None if raw["end_ns"] is None else self._span_row(raw, record)
+            return self._span_row(raw, record)
         if table is RUNS:
             return None if raw["end_ns"] is None else self._run(raw, record)
         return self._error(raw, record) if table is ERRORS else self._happening(table, raw, record)
@@ -113,8 +117,8 @@ class Mapper:
         return Span(
             self._origin(run_id),
             ids.trace_id(self.install_id, run_id, record["trace_id"]),
-            ids.span_id("run", self.install_id, run_id),
-            ids.span_id("run", self.install_id, str(parent)) if is_child else b"",
+            ids.run_span_id(self.install_id, run_id),
+            ids.run_span_id(self.install_id, str(parent)) if is_child else b"",
             f"invoke_agent {genai.AGENT_NAME}",
             INTERNAL,
             start_ns,
@@ -209,7 +213,7 @@ class Mapper:
         name = _text(record["error_class"]) or OTHER_ERROR
         attributes["exception.type"] = attributes["error.type"] = name
         run_id = str(raw["run_id"])
-        root = ids.span_id("run", self.install_id, run_id)
+        root = ids.run_span_id(self.install_id, run_id)
         return self._log(ERRORS, EXCEPTION_EVENT, SEVERITY_WARN, root, raw, record, attributes)
 
     def _happening(self, table: Table, raw: Record, record: Record) -> Log:
@@ -266,7 +270,7 @@ class Mapper:
                 kind = "span"
             if kind is not None:
                 return ids.span_id(kind, self.install_id, parent)
-        return ids.span_id("run", self.install_id, run_id)
+        return ids.run_span_id(self.install_id, run_id)
 
     def _origin(self, run_id: str) -> Origin:
         run = self.facts.runs.get(run_id, NO_RUN)
@@ -327,21 +331,30 @@ def _put(attributes: Attributes, key: str, value: object) -> None:
 
 
 def _put_server(attributes: Attributes, base_url: object, redacted: object) -> None:
-    """Host and port of a model's address; user name, path and query never leave.
+    """Host and port of a model's address; user name, path and query never leave."""
+    attributes.pop("hermes.base_url", None)
+    if isinstance(base_url, str):
+        place, host, port = _server_of(base_url, _text(redacted))
+        if place:
+            attributes["hermes.base_url"] = place
+            attributes["server.address"] = host
+            attributes["server.port"] = port
+
+
+@lru_cache(maxsize=256)
+def _server_of(base_url: str, redacted: str) -> tuple[str, str, int]:
+    """Place, host and port of an address; "" for none.
 
     Taken from the address as recorded, since what the redactor leaves of one may be none any more;
     a host that the redactor did not leave is a secret in the wrong place.
     """
-    attributes.pop("hermes.base_url", None)
     place = host_of(base_url)
-    if not place or place not in _text(redacted).lower():
-        return
+    if not place or place not in redacted.lower():
+        return "", "", 0
     host, colon, port = place.rpartition(":")
-    is_port = bool(colon) and port.isdigit()
-    plain = isinstance(base_url, str) and urlsplit(base_url).scheme == "http"
-    attributes["hermes.base_url"] = place
-    attributes["server.address"] = host if is_port else place
-    attributes["server.port"] = int(port) if is_port else (80 if plain else 443)
+    if colon and port.isdigit():
+        return place, host, int(port)
+    return place, place, 80 if urlsplit(base_url).scheme == "http" else 443
 
 
 def _times(raw: Record, took_ms: object, attributes: Attributes) -> tuple[int, int]:

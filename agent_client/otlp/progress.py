@@ -19,6 +19,7 @@ _CURSOR: Final = "otlp.cursor."
 _METER: Final = "otlp.meter."
 _METERED: Final = "otlp.metered."
 _RUN: Final = "otlp.run."
+_HELD: Final = "otlp.held."
 _LAST: Final = "otlp.last."
 _SUCCESS: Final = "otlp.success."
 
@@ -59,16 +60,45 @@ def load_progress(store: Store, identity: str) -> Progress:
 
 
 def batch_state(
-    identity: str, *, at_ns: int, cursor: int, meter: str, runs_usd: Mapping[str, float]
-) -> dict[str, str]:
-    """The bookkeeping of a batch that is done; ``runs_usd``: the cost each run is counted with."""
-    counted = {f"{_RUN}{identity}.{run_id}": repr(usd) for run_id, usd in runs_usd.items()}
-    return {
+    identity: str,
+    *,
+    cursor: int,
+    meter: str,
+    runs_usd: Mapping[str, float],
+    held_ns: Mapping[str, int | None],
+) -> dict[str, str | None]:
+    """The bookkeeping of a batch that is done.
+
+    ``runs_usd``: the cost each run is counted with; ``held_ns``: until when a run is held back,
+    None for one that no longer is.
+    """
+    values: dict[str, str | None] = {
         _CURSOR + identity: str(cursor),
         _METER + identity: meter,
-        _SUCCESS + identity: str(at_ns),
-        **counted,
     }
+    for run_id, usd in runs_usd.items():
+        values[f"{_RUN}{identity}.{run_id}"] = repr(usd)
+    for run_id, until_ns in held_ns.items():
+        values[f"{_HELD}{identity}.{run_id}"] = None if until_ns is None else str(until_ns)
+    return values
+
+
+def held_runs(
+    connection: sqlite3.Connection, identity: str, until_ns: int, max_runs: int
+) -> list[str]:
+    """Runs held back no longer than ``until_ns``. Errors: sqlite3.Error."""
+    prefix = f"{_HELD}{identity}."
+    found = connection.execute(
+        "SELECT substr(key, ?) FROM tel_state WHERE key GLOB ? AND CAST(value AS INTEGER) <= ? "
+        "LIMIT ?",
+        (len(prefix) + 1, f"{prefix}*", until_ns, max_runs),
+    )
+    return [str(run_id) for (run_id,) in found]
+
+
+def success_state(identity: str, at_ns: int) -> dict[str, str]:
+    """The bookkeeping of something that a collector took."""
+    return {_SUCCESS + identity: str(at_ns)}
 
 
 def metered_state(identity: str, digest: str) -> dict[str, str]:

@@ -21,6 +21,9 @@ from agent_client.subscribers import Batch
 
 GATHER_S: Final = 5.0
 """After the first batch more may come: a turn's calls travel together, as in a batch processor."""
+SETTLE_S: Final = 300.0
+"""A run that ended this long ago has had its last turn, most likely. One that goes on after all is
+sent again under its id."""
 RETRY_S: Final = 30.0
 """After a failure, doubled each time up to MAX_RETRY_S, with full jitter."""
 MAX_RETRY_S: Final = 600.0
@@ -46,11 +49,13 @@ class Streamer:
         drain: Callable[..., DrainReport] = drain,
         gather_s: float | None = None,
         retry_s: float = RETRY_S,
+        settle_s: float = SETTLE_S,
     ) -> None:
         self._home = home
         self._drain = drain
         self._gather_s = GATHER_S if gather_s is None else gather_s
         self._retry_s = retry_s
+        self._settle_s = settle_s
         self._begin()
 
     def _begin(self) -> None:
@@ -91,7 +96,9 @@ class Streamer:
 
     def _run(self) -> None:
         while True:
-            self._pending.wait()
+            # Runs that are held back need no new batch to become due.
+            held = self.last.held if self.last is not None else 0
+            self._pending.wait(self._settle_s if held else None)
             if self._stopping.wait(self._gather_s):
                 return
             self._pending.clear()
@@ -105,7 +112,9 @@ class Streamer:
     def _round(self) -> None:
         self._failures += 1
         try:
-            self.last = self._drain(self._home, timing=Timing(sleep=self._pause))
+            self.last = self._drain(
+                self._home, timing=Timing(sleep=self._pause), settle_s=self._settle_s
+            )
         except _StoppedError:
             return
         if self.last.exit_code in {EXIT_OK, EXIT_PARTIAL}:

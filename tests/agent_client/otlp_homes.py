@@ -16,7 +16,7 @@ from agent_client.otlp.scrub import Scrubber
 from agent_client.otlp.signals import Log, Span
 from agent_client.push import Timing
 from agent_client.store import Store
-from tests.agent_client.builders import START_NS, Anything, store_events
+from tests.agent_client.builders import START_NS, Anything, one_of_each, store_events
 
 INSTALL = "0b5f3d1e-8a1c-4b55-9d0e-1f2a3b4c5d6e"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -27,6 +27,12 @@ def configure(home: Path, url: str, **keys: object) -> None:
     otlp = {"enabled": True, "endpoint": url, **keys}
     telemetry = {"install_id": INSTALL, "export": {"otlp": otlp}}
     (home / "config.yaml").write_text(json.dumps({"telemetry": telemetry}))
+
+
+def recorded(home: Path, url: str, *events: Event, **keys: object) -> None:
+    """A configured home with these events in it, or one of each kind."""
+    configure(home, url, **keys)
+    store_events(home, *(events or in_trace(*one_of_each())))
 
 
 def in_trace(*events: Event, trace_id: str | None = TRACE) -> list[Event]:

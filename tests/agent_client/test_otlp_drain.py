@@ -14,7 +14,6 @@ from agent_client.files import exclusive_lock, telemetry_dir
 from agent_client.otlp import drain as draining
 from agent_client.otlp.drain import DrainReport, drain
 from agent_client.otlp.facts import next_rows
-from agent_client.otlp.state import otlp_state
 from agent_client.store import Store
 from tests.agent_client.builders import (
     error_event,
@@ -22,29 +21,22 @@ from tests.agent_client.builders import (
     happening,
     model_call,
     one_of_each,
-    query,
     run_event,
     span_event,
     start,
     store_events,
     tool_call,
 )
-from tests.agent_client.otlp_homes import INSTALL, TRACE, configure, in_trace, instant
+from tests.agent_client.otlp_homes import INSTALL, TRACE, configure, in_trace, instant, recorded
 from tests.agent_client.otlp_receiver import (
     LOGS,
     METRICS,
     TRACES,
     Fault,
     OtlpReceiver,
-    attributes,
 )
 
 URL = {"endpoint": "URL"}
-
-
-def recorded(home: Path, url: str, *events: Event, **keys: object) -> None:
-    configure(home, url, **keys)
-    store_events(home, *(events or in_trace(*one_of_each())))
 
 
 def session() -> list[Event]:
@@ -147,45 +139,6 @@ def test_logs_and_metrics_can_be_left_out(tmp_path: Path) -> None:
         recorded(tmp_path, receiver.url, logs=False, metrics=False)
         assert drain(tmp_path, timing=instant()).sent == {"spans": 4}
         assert [request.path for request in receiver.requests] == [TRACES]
-
-
-# ------------------------------------------------------------------------------------ the runs
-
-
-def test_an_open_run_is_sent_when_it_is_closed(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        open_run = run_event(end_ns=None, end_reason=None)
-        recorded(tmp_path, receiver.url, *in_trace(open_run, model_call()))
-        drain(tmp_path, timing=instant())
-        assert list(receiver.by_name()) == ["chat model-a"]
-        store_events(tmp_path, *in_trace(run_event()))
-        drain(tmp_path, timing=instant())
-        found = receiver.by_name()
-        run = found["invoke_agent hermes-agent"]
-        assert found["chat model-a"].parent_span_id == run.span_id
-
-
-def test_a_run_whose_cost_is_put_right_is_sent_again_under_its_id(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, run_event(estimated_cost_usd=0.25))
-        drain(tmp_path, timing=instant())
-        store_events(tmp_path, run_event(estimated_cost_usd=0.5))
-        drain(tmp_path, timing=instant())
-        (run,) = receiver.spans.values()
-        assert attributes(run.attributes)["hermes.estimated_cost_usd"] == 0.5
-        assert receiver.metrics["hermes.run.count"].sum.data_points[0].as_int == 1
-        assert receiver.metrics["hermes.cost.usd"].sum.data_points[0].as_double == 0.5
-
-
-def test_what_is_remembered_of_a_run_goes_when_the_run_does(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url, run_event(0), run_event(1))
-        drain(tmp_path, timing=instant())
-        with Store(tmp_path) as store:
-            store.connection.execute("DELETE FROM tel_runs WHERE run_id = 'run-0'")
-        drain(tmp_path, timing=instant())
-        keys = query(tmp_path, "SELECT key FROM tel_state WHERE key LIKE 'otlp.run.%'")
-        assert [key.rpartition(".")[2] for (key,) in keys] == ["run-1"]
 
 
 # ---------------------------------------------------------------------------------- the cursor
@@ -373,68 +326,6 @@ def test_secrets_are_removed_from_every_text(tmp_path: Path) -> None:
         for request in receiver.requests:
             assert secret.encode() not in request.body
             assert secret.lower().encode() not in request.body
-
-
-# -------------------------------------------------------------------------------------- status
-
-
-def test_the_state_tells_what_is_configured_and_what_was_sent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLLECTOR_KEY", "sesame-open-1234")
-    monkeypatch.delenv("OTHER_KEY", raising=False)
-    with OtlpReceiver() as receiver:
-        headers = {"x-key": "COLLECTOR_KEY", "x-other": "OTHER_KEY"}
-        recorded(tmp_path, receiver.url, headers_env=headers)
-        before = otlp_state(tmp_path, config.load(tmp_path))
-        assert (before.is_enabled, before.endpoint, before.problem) == (True, receiver.url, "")
-        assert (before.cursor, before.left, before.success_ns) == (0, 10, 0)
-        report = drain(tmp_path, timing=instant(now_ns=7 * 10**9))
-        after = otlp_state(tmp_path, config.load(tmp_path))
-    assert report.missing == ("OTHER_KEY",)
-    assert (after.cursor, after.left, after.success_ns) == (10, 0, 7 * 10**9)
-    assert (after.last_status, after.last_ns) == ("sent", 7 * 10**9)
-    assert [(found.name, found.variable, found.is_set) for found in after.headers] == [
-        ("x-key", "COLLECTOR_KEY", True),
-        ("x-other", "OTHER_KEY", False),
-    ]
-    assert "sesame" not in repr((before, after, report))
-
-
-def test_the_state_of_a_home_without_records_makes_nothing(tmp_path: Path) -> None:
-    state = otlp_state(tmp_path, config.load(tmp_path))
-    assert (state.is_enabled, state.left) == (False, 0)
-    assert "is off (default)" in state.problem
-    configure(tmp_path, "https://collector.example")
-    assert otlp_state(tmp_path, config.load(tmp_path)).problem == ""
-    assert not telemetry_dir(tmp_path).exists()
-
-
-def test_a_database_that_cannot_be_opened_is_a_problem_and_no_crash(tmp_path: Path) -> None:
-    configure(tmp_path, "https://collector.example")
-    (telemetry_dir(tmp_path) / "telemetry.db").mkdir(parents=True)
-    assert "cannot be opened" in otlp_state(tmp_path, config.load(tmp_path)).problem
-    report = drain(tmp_path, timing=instant())
-    assert (report.status, report.exit_code, report.reason) == ("failed", 1, "store")
-
-
-def test_a_telemetry_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
-    configure(tmp_path, "https://collector.example")
-    telemetry_dir(tmp_path).write_text("in the way")
-    report = drain(tmp_path, timing=instant())
-    assert (report.status, report.exit_code) == ("failed", 1)
-
-
-def test_damaged_books_count_as_none(tmp_path: Path) -> None:
-    with OtlpReceiver() as receiver:
-        recorded(tmp_path, receiver.url)
-        drain(tmp_path, timing=instant())
-        with Store(tmp_path) as store:
-            store.connection.execute(
-                "UPDATE tel_state SET value = '{' WHERE key LIKE 'otlp.%' AND key NOT LIKE '%run%'"
-            )
-        assert drain(tmp_path, timing=instant()).sent["spans"] == 4
-        assert receiver.span_arrivals == 8
 
 
 def test_the_paths_of_the_three_signals(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_names_kinds_and_times_are_as_recorded(tmp_path: Path) -> None:
         (model_call(end_ns=None), (START_NS, START_NS)),
         (model_call(start_ns=0, end_ns=START_NS, latency_ms=1.0), (START_NS - 10**6, START_NS)),
         (tool_call(duration_ms=1.0), (START_NS, START_NS + 1_000_000)),
+        (span_event(end_ns=None), (START_NS, START_NS)),
     ],
 )
 def test_a_time_that_is_missing_is_derived_and_says_so(
@@ -123,9 +124,8 @@ def test_no_span_ends_before_it_starts(tmp_path: Path) -> None:
     assert span_of(tmp_path, model_call(end_ns=START_NS - 7)).end_ns == START_NS
 
 
-def test_what_is_open_waits_until_it_is_closed(tmp_path: Path) -> None:
-    open_ones: list[Event] = [run_event(end_ns=None, end_reason=None), span_event(end_ns=None)]
-    assert mapped(tmp_path, *open_ones) == []
+def test_an_open_run_waits_until_it_is_closed(tmp_path: Path) -> None:
+    assert mapped(tmp_path, run_event(end_ns=None, end_reason=None)) == []
 
 
 # -------------------------------------------------------------------------------- the lineage

@@ -29,17 +29,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from agent_client.contract.redact import redact_record
-from agent_client.contract.tables import (
-    COUNT_MAX,
-    EVENT_TABLES,
-    MODEL_CALLS,
-    MS_MAX,
-    RUNS,
-    TIME_MAX_NS,
-    USD_MAX,
-    Column,
-    Table,
-)
+from agent_client.contract.tables import BY_EVENT, RUNS, Table
 from agent_client.otlp.encode import SCOPE, Sender, encode_logs, encode_metrics, encode_spans
 from agent_client.otlp.facts import Facts, RunFacts
 from agent_client.otlp.genai import PROFILES, SCHEMA_1_41
@@ -48,31 +38,8 @@ from agent_client.otlp.metrics import Meter
 from agent_client.otlp.signals import CLIENT, Log, PointEvent, Span
 from tests.agent_client.builders import START_NS
 from tests.agent_client.otlp_homes import INSTALL, TRACE, sender
+from tests.agent_client.otlp_rows import ROWS, TEXT
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-TIMES = st.integers(0, TIME_MAX_NS)
-VALUES: dict[str, st.SearchStrategy[object]] = {
-    "id": TEXT | st.just(TRACE),
-    "name": TEXT | st.sampled_from(["failed", "error", "denied", "ok", "mcp", "https://a.example"]),
-    "json": TEXT | st.just('{"a": 1, "b": "x", "c": true, "d": 0.5}'),
-    "count": st.integers(0, COUNT_MAX),
-    "time": TIMES,
-    "ms": st.floats(0, MS_MAX),
-    "usd": st.floats(0, USD_MAX),
-    "flag": st.sampled_from([0, 1]),
-}
-
-
-def values_of(column: Column) -> st.SearchStrategy[object]:
-    found = VALUES[column.kind]
-    return found if column.required else found | st.none()
-
-
-def rows_of(table: Table) -> st.SearchStrategy[dict[str, object]]:
-    return st.fixed_dictionaries({column.name: values_of(column) for column in table.columns})
-
-
-ROWS = st.one_of(*(st.tuples(st.just(table), rows_of(table)) for table in EVENT_TABLES))
 FACTS = st.builds(
     RunFacts,
     trace_id=TEXT | st.just(TRACE),
@@ -237,13 +204,13 @@ def test_metrics_are_what_the_sdk_would_have_written(
     rows: list[tuple[Table, dict[str, object]]], run: RunFacts, profile: str
 ) -> None:
     who, meter, now_ns = sender(profile), Meter(START_NS), START_NS + 10**9
-    kinds = {"invoke_agent hermes-agent": RUNS}
     for entry in mapped(rows, run, profile):
-        if isinstance(entry, Span):
-            if entry.name in kinds:
-                meter.add_run(entry, profile, None)
-            else:
-                meter.add_span(MODEL_CALLS, entry, profile)
+        if isinstance(entry, Log):
+            meter.add_log(BY_EVENT[str(entry.attributes["hermes.event"])], entry)
+        elif entry.attributes["hermes.event"] == RUNS.event:
+            meter.add_run(entry, profile, None)
+        else:
+            meter.add_span(BY_EVENT[str(entry.attributes["hermes.event"])], entry, profile)
     again = Meter.from_json(meter.to_json(), 0)
     body = encode_metrics(again.series, who, start_ns=again.start_ns, now_ns=now_ns)
     ours = ExportMetricsServiceRequest.FromString(body)

@@ -9,7 +9,7 @@ from agent_client.contract.tables import MODEL_CALLS, Table
 from agent_client.otlp import scrub
 from agent_client.otlp.scrub import NEVER_LEAVE, Scrubber
 from agent_client.store import Row
-from tests.agent_client.test_otlp_oracle import ROWS
+from tests.agent_client.otlp_rows import ROWS
 
 SECRET = "ghp_a1B2c3D4e5a1B2c3D4e5a1B2c3D4e5f6G7h8"
 

@@ -29,7 +29,7 @@ class Drains:
         self.reports = list(reports)
         self.count = 0
 
-    def __call__(self, home: Path, *, timing: Timing) -> DrainReport:
+    def __call__(self, home: Path, *, timing: Timing, settle_s: float) -> DrainReport:
         self.count += 1
         return self.reports.pop(0) if self.reports else DrainReport("sent", 0)
 
@@ -51,6 +51,20 @@ def test_what_is_recorded_arrives_while_the_host_lives(tmp_path: Path, emitter: 
         emitter.emit(model_call())
         wait_until(lambda: len(receiver.spans) == 2)
         assert receiver.span_arrivals == 2
+        assert streamer.stop()
+
+
+def test_a_run_is_sent_when_its_last_turn_is_over(tmp_path: Path, emitter: Emitter) -> None:
+    now_ns = time.time_ns()
+    with OtlpReceiver() as receiver:
+        configure(tmp_path, receiver.url)
+        streamer = quick(tmp_path, settle_s=0.5)
+        emitter.subscribe(streamer.wake)
+        emitter.emit(run_event(0, end_ns=now_ns))
+        emitter.emit(model_call())
+        wait_until(lambda: len(receiver.spans) == 1)
+        assert list(receiver.by_name()) == ["chat model-a"]
+        wait_until(lambda: len(receiver.spans) == 2)  # without a new batch
         assert streamer.stop()
 
 
@@ -96,8 +110,8 @@ def test_a_drain_that_failed_is_tried_again_without_a_new_batch(tmp_path: Path) 
 def test_a_drain_that_raises_does_not_end_the_thread(tmp_path: Path) -> None:
     counted = Drains()
 
-    def failing(home: Path, *, timing: Timing) -> DrainReport:
-        counted(home, timing=timing)
+    def failing(home: Path, *, timing: Timing, settle_s: float) -> DrainReport:
+        counted(home, timing=timing, settle_s=settle_s)
         raise RuntimeError("broken")
 
     streamer = quick(tmp_path, drain=failing)
@@ -128,7 +142,7 @@ def test_the_wait_follows_from_how_the_last_drain_ended(
 def test_stopping_ends_a_wait_inside_a_drain(tmp_path: Path) -> None:
     waiting = threading.Event()
 
-    def waits(home: Path, *, timing: Timing) -> DrainReport:
+    def waits(home: Path, *, timing: Timing, settle_s: float) -> DrainReport:
         waiting.set()
         timing.sleep(60)
         raise AssertionError("the wait was not ended")

@@ -141,7 +141,7 @@ def test_a_process_that_lives_on_streams_to_its_collector(
         context = Context()
         plugin.register(context)
         context.fire("on_session_start", session_id=SESSION, platform="cli")
-        assert eventually(lambda: len(receiver.spans) >= 3)
+        assert eventually(lambda: len(receiver.spans) == 2)  # its run may have another turn
         assert plugin._pusher is not None
         assert plugin._pusher.stop()
 
