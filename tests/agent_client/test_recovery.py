@@ -127,7 +127,7 @@ def test_a_process_that_begins_while_another_recovers_keeps_its_runs(
     killed(tmp_path, open_run())
     with monkeypatch.context() as patch:
         patch.setattr("agent_client.recovery.dead_spools", and_then_one_begins)
-        newcomer._run = newcomer._drain  # type: ignore[method-assign]  # a writer that recovers nobody
+        newcomer._run = newcomer._drain  # type: ignore[method-assign,assignment]  # a writer that recovers nobody
         recover(tmp_path)
     assert run_row(tmp_path, 0)[0] == "abandoned"
     assert run_row(tmp_path, 1)[0] is None
