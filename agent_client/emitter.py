@@ -34,6 +34,7 @@ from agent_client.spool import (
     Spool,
 )
 from agent_client.subscribers import Batch, Subscriber
+from agent_client.upkeep import upkeep
 
 BATCH_EVENTS: Final = 256
 """Rows a transaction; larger ones hold the database's write lock too long for other processes."""
@@ -286,8 +287,6 @@ class Emitter:
         """Retention, a step at a time: a prune takes longer than the rings hold what comes in."""
         self._has_upkeep = False
         if self._upkeep is None:
-            from agent_client.retention import upkeep
-
             self._upkeep = upkeep(self._journal)
         with self._io:
             self._has_upkeep = next(self._upkeep, False)

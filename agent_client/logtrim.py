@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from agent_client.contract.tables import BY_EVENT, RUNS
+from agent_client.contract.tables import BY_EVENT, EVENT_TABLES, RUNS
 from agent_client.eventlog import Line, parse
 from agent_client.files import open_private
 from agent_client.store import database_path
@@ -19,10 +19,11 @@ STEP_BYTES: Final = 1 << 19
 
 IS_OPEN: Final = "end_ns IS NULL AND run_id IN (SELECT run_id FROM tel_open_runs)"
 """A run of a living process: it stays whatever its age."""
-_RUN: Final = (
-    f"SELECT max(coalesce(start_ns, 0), coalesce(end_ns, 0)), {IS_OPEN} "
-    "FROM tel_runs WHERE run_id = ?"
-)
+LATEST: Final = {
+    table.name: f"max(coalesce({table.time}, 0), coalesce(end_ns, 0))" for table in EVENT_TABLES
+}
+"""A row's latest time by its table: what its age goes by."""
+_RUN: Final = f"SELECT {LATEST[RUNS.name]}, {IS_OPEN} FROM tel_runs WHERE run_id = ?"
 
 
 class SegmentTrim:

@@ -19,7 +19,7 @@ from agent_client.eventlog import Segment, closed_segments
 from agent_client.files import exclusive_lock, telemetry_dir
 from agent_client.health import EXPIRED_KEY
 from agent_client.journal import Journal
-from agent_client.logtrim import IS_OPEN, SegmentTrim
+from agent_client.logtrim import IS_OPEN, LATEST, SegmentTrim
 from agent_client.outbox import clear_outbox, outbox_path, push_dir, read_outbox
 from agent_client.progress import load_progress
 from agent_client.store import DATABASE, Store, add_to_state, put_state
@@ -56,11 +56,6 @@ class PruneReport:
     set_aside_files: int = 0
     oldest_kept_ns: int | None = None
     hold: Hold = ""
-
-
-LATEST: Final = {
-    table.name: f"max(coalesce({table.time}, 0), coalesce(end_ns, 0))" for table in EVENT_TABLES
-}
 
 
 def _page_sql(table: Table) -> str:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from agent_client.contract.events import Event
-from agent_client.retention import DAY_NS
+from agent_client.upkeep import DAY_NS
 from tests.agent_client.builders import Anything, model_call, run_event, store_events
 
 NOW_NS = time.time_ns()

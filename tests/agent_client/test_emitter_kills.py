@@ -40,13 +40,13 @@ MOST_S = 0.06
 # of what emit has returned from in a shared page. Every third event is too old: the writer prunes.
 FORK_SERVER = """
 import mmap
-from agent_client import emitter, eventlog, logtrim, pruner, retention
+from agent_client import emitter, eventlog, logtrim, pruner, upkeep
 from tests.agent_client.builders import START_NS
 eventlog.SEGMENT_BYTES, logtrim.STEP_BYTES = 8000, 2000
 pruner.PAGE_ROWS, pruner.BATCH_ROWS = 20, 5
-retention.LOOK_S = emitter.UPKEEP_S = 0
+upkeep.LOOK_S = emitter.UPKEEP_S = 0
 emitter.GATHER_S = 0.001
-retention._prune_if_due = lambda journal, _: pruner.Pruner(journal, START_NS).steps()
+upkeep._prune_if_due = lambda journal, _: pruner.Pruner(journal, START_NS).steps()
 warm = Emitter(home / "warm")  # so that no child imports while its time runs
 warm.emit(model_call(0))
 warm.flush()

@@ -21,8 +21,9 @@ from agent_client.outbox import Outbox, outbox_path, push_dir
 from agent_client.progress import load_progress
 from agent_client.pruner import Pruner, PruneReport
 from agent_client.push_send import PlanePush
-from agent_client.retention import DAY_NS, prune
+from agent_client.retention import prune
 from agent_client.store import DATABASE, LOG, Store, StoreError
+from agent_client.upkeep import DAY_NS
 from tests.agent_client.builders import (
     Anything,
     all_rows,

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from agent_client import emitter as emitter_module
-from agent_client import pruner, retention
+from agent_client import pruner
+from agent_client import upkeep as upkeep_module
 from agent_client.emitter import Emitter
 from agent_client.journal import Journal
 from agent_client.pruner import Pruner
-from agent_client.retention import DAY_NS, PROBATION_NS, Clock, prune, upkeep
+from agent_client.retention import prune
+from agent_client.upkeep import DAY_NS, PROBATION_NS, Clock, upkeep
 from tests.agent_client.builders import all_rows, call_ids, span_ids, store_events, wait_until
 from tests.agent_client.retention_home import NEW_NS, NOW_NS, OLD_NS, call, fill
 
@@ -132,7 +134,7 @@ def test_upkeep_that_fails_is_tried_again_at_the_next_look(
 
     (tmp_path / "config.yaml").write_text("telemetry: {retention_days: 20}\n")
     fill(tmp_path)
-    monkeypatch.setattr(retention, "LOOK_S", 0)
+    monkeypatch.setattr(upkeep_module, "LOOK_S", 0)
     working = upkeep(Journal(tmp_path), lambda: NOW_NS + 25 * DAY_NS)
     with monkeypatch.context() as patch:
         patch.setattr(Pruner, "steps", full)
