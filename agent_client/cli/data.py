@@ -6,16 +6,13 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO
 
 from agent_client.cli import home_of, is_json
-from agent_client.cli.output import EXIT_OK, number, say, say_json, size_text, talk
+from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
 from agent_client.files import telemetry_dir
-
-if TYPE_CHECKING:
-    from agent_client.cli.ticker import Ticker
 
 DAY_NS = 86_400 * 10**9
 
@@ -72,9 +69,9 @@ def run_export(args: argparse.Namespace) -> int:
     warnings: list[str] = []
 
     def write(out: BinaryIO) -> dict[str, int]:
-        with Ticker("exporting") as ticker:
+        with Ticker("exporting"):
             report = export(
-                cast("BinaryIO", _Counted(out, ticker)),
+                out,
                 fmt=args.format,
                 since_ns=since_ns(args.since),
                 include_content=args.include_content,
@@ -96,25 +93,6 @@ def run_export(args: argparse.Namespace) -> int:
         say_json({"out": args.out, "counts": counts, "rows": total, "warnings": warnings})
     talk(f"{number(total, 'row')} exported" + (f" to {args.out}" if args.out != "-" else ""))
     return EXIT_OK
-
-
-class _Counted:
-    """A stream that tells the ticker how much has gone through it."""
-
-    def __init__(self, out: BinaryIO, ticker: Ticker) -> None:
-        self._out, self._ticker, self._bytes = out, ticker, 0
-
-    def write(self, data: bytes) -> int:
-        self._bytes += len(data)
-        self._ticker.note(size_text(self._bytes))
-        return self._out.write(data)
-
-    def writelines(self, lines: Iterable[bytes]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        self._out.flush()
 
 
 def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[str, int]:

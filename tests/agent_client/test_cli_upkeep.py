@@ -204,13 +204,3 @@ def test_progress_is_gone_before_an_error_is_said(
     *drawn, said = screen.getvalue().split("\r\x1b[K")
     assert "rebuilding from the event log" in drawn[-1]
     assert said.startswith("\x1b[31merror:")
-
-
-def test_an_export_shows_how_far_it_is(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record(home)
-    noted: list[str] = []
-    monkeypatch.setattr(Ticker, "note", lambda _self, detail: noted.append(str(detail)))
-    assert cli.main(["export", "--out", str(tmp_path / "rows")]) == 0
-    assert noted[-1] == f"{(tmp_path / 'rows').stat().st_size / 1000:.1f} kB"
