@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypedDict, cast
 
 from agent_client import config
 from agent_client.cli import home_of, is_json
@@ -17,6 +17,13 @@ from agent_client.cli.output import EXIT_OK, paint, rows, say, say_json
 from agent_client.policy.posture import Posture, resolve
 
 Event = Mapping[str, object]
+
+
+class Summary(TypedDict):
+    """What ``preview.summarize`` answers."""
+
+    counts: Mapping[str, int]
+    fields: Mapping[str, Sequence[str]]
 
 
 class PreviewModule(Protocol):
@@ -28,7 +35,7 @@ class PreviewModule(Protocol):
     def heartbeat(self, home: Path) -> Event:
         """The event that says which install, versions and system there are."""
 
-    def summarize(self, events: Sequence[Event]) -> Mapping[str, object]:
+    def summarize(self, events: Sequence[Event]) -> Summary:
         """Events by name, and the fields present."""
 
 
@@ -58,10 +65,12 @@ def run_preview(args: argparse.Namespace) -> int:
         return EXIT_OK
     gate = paint("closed", "dim") if closed else paint("open", "green")
     say(f"{paint('Aggregate plane:', 'bold')} {gate}")
+    summary = module.summarize(events)
     rows(
         [
             ("because", "\n".join(closed) or "consent is aggregate and the operator allows it"),
-            *((name, _text(value)) for name, value in module.summarize(events).items()),
+            ("events", ", ".join(f"{count:,} {name}" for name, count in summary["counts"].items())),
+            ("fields", "\n".join(f"{n}: {', '.join(f)}" for n, f in summary["fields"].items())),
         ],
         indent="  ",
     )
@@ -91,11 +100,3 @@ def _closed_because(settings: config.ClientConfig, posture: Posture) -> list[str
         source = settings.source("telemetry.consent_state")
         reasons.append(f"telemetry.consent_state is {posture.consent_state} ({source})")
     return reasons
-
-
-def _text(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
-    if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)

@@ -89,7 +89,10 @@ def stand_in_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def summarize(events: Iterable[Mapping[str, object]]) -> dict[str, object]:
         names = [str(event["_kind"]) for event in events]
-        return {"counts": {name: names.count(name) for name in names}, "fields": {}}
+        return {
+            "counts": {name: names.count(name) for name in names},
+            "fields": {name: ["_kind"] for name in names},
+        }
 
     def drain(home: Path, *, on_batch: Callable[[DrainReport], None]) -> DrainReport:
         on_batch(DrainReport())

@@ -144,7 +144,7 @@ def test_preview_says_why_the_gate_is_closed(
     assert ("Aggregate plane: closed" in shown) == bool(because)
     assert ("Aggregate plane: open" in shown) != bool(because)
     assert all(reason in shown for reason in because)
-    assert "heartbeat 1" in shown
+    assert "1 heartbeat" in shown
     cli.main(["preview", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["is_open"], len(found["closed_because"])) == (not because, len(because))
