@@ -46,7 +46,14 @@ def say_json(value: Mapping[str, object]) -> None:
     import json
 
     shown = {"schema": JSON_SCHEMA, **value}
-    say(json.dumps(shown, indent=2, ensure_ascii=False, default=str))
+    say(json.dumps(shown, indent=2, ensure_ascii=True, default=str))
+
+
+def tolerate(stream: TextIO) -> None:
+    """Let a stream of another encoding show what it cannot hold as an escape."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def talk(text: str) -> None:
