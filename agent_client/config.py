@@ -357,8 +357,8 @@ def usable_value(key: str, value: object) -> object:
     Words for false count as false: somebody who wrote ``local: "off"`` meant it.
     """
     entry = KEYS[key]
-    if value is None or value == entry.default:
-        return entry.default
+    if value is None or (type(value) is type(entry.default) and value == entry.default):
+        return entry.default  # the type too: 1 is no true, not for a gate
     if entry.type == "bool" and str(value).strip().lower() in _FALSE_WORDS:
         return False
     return value if not value_fault(key, value) else _FAIL_CLOSED.get(key, entry.default)

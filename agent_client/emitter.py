@@ -10,22 +10,29 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import queue
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-from agent_client.contract.events import EVENT_TYPES, Event
+from agent_client.contract.events import Event
 from agent_client.files import make_private_dir, telemetry_dir
+from agent_client.frames import ENCODERS, encode_plainly
 from agent_client.guard import never_raise, note_fault
-from agent_client.journal import KINDS, Intake, Journal
+from agent_client.journal import Intake, Journal, oldest_chunks
 from agent_client.recovery import recover
-from agent_client.spool import CAPACITY_BYTES, MAX_PAYLOAD_BYTES, Chunk, Ring, Spool
+from agent_client.spool import (
+    CAPACITY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    REFUSED_REASONS,
+    Ring,
+    Spool,
+)
 from agent_client.subscribers import Batch, Subscriber
 
 BATCH_EVENTS: Final = 256
@@ -33,16 +40,20 @@ BATCH_EVENTS: Final = 256
 MAX_RINGS: Final = 8
 """Threads with a ring of their own; more share one under a lock (each ring reserves 4 MiB)."""
 GATHER_S: Final = 0.05
-"""After the first event the writer lets more arrive: one commit serves a burst."""
+"""Between two looks the writer lets events arrive: one commit serves a burst."""
+IDLE_LOOKS: Final = 20
+"""Looks that find nothing before the writer parks. Waking it is the one system call that ``emit``
+can make, so a host that emits now and then should not pay for it each time."""
+UPKEEP_S: Final = 0.01
+"""Between two steps of a prune: the host's threads want the interpreter too."""
 RETRY_S: Final = (0.1, 0.5, 2.0, 10.0)
 """Waits after a failed write; the events stay in their rings meanwhile."""
+START_AGAIN_S: Final = 1.0
+"""After a thread could not be started; in between ``emit`` costs no more than ever."""
+SPARE_BYTES: Final = 256 * 1024
+"""Rings for signal handlers that emit inside an emit; a handful of events at a time."""
 FORK_WAIT_S: Final = 0.2
 """A commit takes milliseconds; a hung disk must not hold up the host's fork for longer."""
-
-_ENCODERS: Final = {
-    cls: (KINDS.index(name), attrgetter(*cls.TABLE.column_names()))
-    for name, cls in EVENT_TYPES.items()
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +105,23 @@ class Emitter:
         """Fresh state: at construction, and in a forked child."""
         self._local = threading.local()
         self._free: deque[Ring] = deque()
+        self._spares: deque[Ring] = deque()
         self._spool: Spool | None = None
         self._shared: Ring | None = None
         # Re-entrant: a signal handler may emit while its own thread is in here.
         self._shared_lock = threading.RLock()
         self._journal = Journal(self.home)
         self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
+        self._start_after_s = 0.0
+        # Its put may be called by a signal handler inside itself; an Event's lock would hang there.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._parked = True
         self._stopping = False
         self._written = 0
         self._reported_refusals = 0
         self._final: Stats | None = None
+        self._upkeep: Iterator[bool] | None = None
+        self._has_upkeep = False
         # Held while the writer is inside SQLite; a fork waits for it (see before_fork).
         self._io = threading.Lock()
         self._forking: set[int] = set()
@@ -117,7 +133,7 @@ class Emitter:
         if not self.enabled:
             return
         try:
-            encoder = _ENCODERS.get(type(event))  # type: ignore[arg-type]  # a mapping misses, on purpose
+            encoder = ENCODERS.get(type(event))  # type: ignore[arg-type]  # a mapping misses, on purpose
             if encoder is None:
                 self._emit_slowly(event)
             else:
@@ -126,25 +142,33 @@ class Emitter:
                     ring = self._local.lease.ring
                 except AttributeError:
                     ring = self._lease_ring()
-                if ring is None or len(payload) > MAX_PAYLOAD_BYTES:
-                    self._append_rarely(ring, payload)
-                else:
-                    ring.append(payload)
+                if ring is None or len(payload) > MAX_PAYLOAD_BYTES or not ring.append(payload):
+                    self._append_rarely(payload)
         except Exception as error:  # noqa: BLE001  # the promise of this function; see guard
             self._refuse(error, event)
         if self._parked:
             self._unpark()
 
-    def _append_rarely(self, ring: Ring | None, payload: bytes) -> None:
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            self._any_ring(ring).refuse("too_large")
-            return
+    def _append_rarely(self, payload: bytes) -> None:
+        """What is too large, from a thread without a ring, or from a signal handler in ``emit``."""
         with self._shared_lock:
-            self._any_ring(ring).append(payload)
+            ring = self._shared_ring()
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                ring.refuse("too_large")
+                return
+            if ring.append(payload):
+                return
+        # A signal handler inside an append of the shared ring: one that nobody is using, then.
+        try:
+            spare = self._spares.pop()
+        except IndexError:
+            spare = self._open_spool().new_ring(SPARE_BYTES)
+        try:
+            spare.append(payload)
+        finally:
+            self._spares.append(spare)
 
-    def _any_ring(self, ring: Ring | None) -> Ring:
-        if ring is not None:
-            return ring
+    def _shared_ring(self) -> Ring:
         # The guard: two threads that open the spool at once would each get one of their own.
         with self._guard:
             if self._shared is None:
@@ -156,19 +180,11 @@ class Emitter:
 
         Errors: whatever the event raises; ``emit`` counts it.
         """
-        data = event if isinstance(event, Mapping) else event.to_dict()  # type: ignore[attr-defined]  # counted otherwise
-        plain = {str(key): _plain(value) for key, value in data.items()}
-        payload = marshal.dumps((0, plain), 2)
-        with self._shared_lock:
-            ring = self._any_ring(None)
-            if len(payload) > MAX_PAYLOAD_BYTES:
-                ring.refuse("too_large")
-            else:
-                ring.append(payload)
+        self._append_rarely(encode_plainly(event))
 
     @never_raise("emit.refuse")
     def _refuse(self, error: Exception, event: object) -> None:
-        if isinstance(error, ValueError) and type(event) in _ENCODERS:
+        if isinstance(error, ValueError) and type(event) in ENCODERS:
             try:
                 self._emit_slowly(event)  # a str subclass, say: marshal takes exact types only
             except Exception as again:  # noqa: BLE001  # counted below like any other
@@ -176,7 +192,7 @@ class Emitter:
             else:
                 return
         note_fault("emit", error)
-        self._any_ring(None).refuse("encode")
+        self._shared_ring().refuse("encode")
 
     def _lease_ring(self) -> Ring | None:
         with self._guard:
@@ -191,58 +207,90 @@ class Emitter:
             return ring
 
     def _open_spool(self) -> Spool:
-        if self._spool is None:
+        spool = self._spool
+        if spool is None:
             folder = telemetry_dir(self.home)
             with contextlib.suppress(OSError):
                 make_private_dir(folder)  # 0700 before anything is put into it
-            self._spool = Spool(folder / "spool", capacity=self._capacity_bytes)
-        return self._spool
+            made = Spool(folder / "spool", capacity=self._capacity_bytes)
+            spool = self._spool
+            if spool is None:
+                self._spool = spool = made
+            else:
+                made.remove()  # a signal handler emitted meanwhile
+        return spool
 
     def _unpark(self) -> None:
         self._parked = False
-        self._wake.set()
-        if self._thread is None:
+        if self._wake.empty():
+            self._wake.put(None)
+        if self._thread is None and time.monotonic() >= self._start_after_s:
             self._start()
 
     @never_raise("emitter.start")
     def _start(self) -> None:
         with self._guard:
-            if self._thread is None and not self._stopping:
-                thread = threading.Thread(
-                    target=self._run, name="hermes-telemetry-writer", daemon=True
-                )
-                # At interpreter shutdown no thread can start; the spool keeps the events.
+            if self._thread is not None or self._stopping:
+                return
+            thread = threading.Thread(target=self._run, name="hermes-telemetry-writer", daemon=True)
+            self._thread = thread  # before it runs: a signal handler may emit, and start another
+            try:
                 thread.start()
-                self._thread = thread
+            finally:
+                if thread.ident is None:
+                    # Out of threads, or the interpreter shuts down: the spool keeps the events.
+                    self._thread = None
+                    self._start_after_s = time.monotonic() + START_AGAIN_S
+                    self._parked = True
 
     # -- the writer -------------------------------------------------------------------------
 
     @never_raise("writer")
     def _run(self) -> None:
         self._recover_others()
-        failures = 0
+        self._keep_up()
+        failures = idle = 0
         while not self._stopping:
-            self._wake.wait()
-            self._wake.clear()
-            if not failures:
-                self._gather()
+            if failures:
+                self._wait(RETRY_S[failures - 1])
+            elif idle < IDLE_LOOKS:
+                self._wait(UPKEEP_S if self._has_upkeep else GATHER_S)
+            else:
+                # Park first, look again after: an emit in between sees the flag or is seen.
+                self._parked = True
+                if not self._is_behind():
+                    self._wait(None)
+                self._parked = False
+                idle = 0
+                continue
             try:
-                self._drain()
+                idle = 0 if self._drain() else idle + 1
                 failures = 0
             except Exception as error:  # noqa: BLE001  # a disk fails in any way; the rings keep all
                 note_fault("writer", error)
                 failures = min(failures + 1, len(RETRY_S))
-                self._wake.wait(RETRY_S[failures - 1])
-                self._wake.set()
                 continue
-            # Park first, look again after: an emit in between either sees the flag or is seen.
-            self._parked = True
-            if self._is_behind():
-                self._unpark()
+            self._keep_up()
+            if self._has_upkeep:
+                idle = 0
 
-    def _gather(self) -> None:
-        if not self._stopping:
-            time.sleep(GATHER_S)
+    def _wait(self, seconds: float | None) -> None:
+        """Sleep, until somebody who is in a hurry (a flush, a close) says so."""
+        if self._stopping:
+            return
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=seconds)
+
+    @never_raise("upkeep")
+    def _keep_up(self) -> None:
+        """Retention, a step at a time: a prune takes longer than the rings hold what comes in."""
+        self._has_upkeep = False
+        if self._upkeep is None:
+            from agent_client.retention import upkeep
+
+            self._upkeep = upkeep(self._journal)
+        with self._io:
+            self._has_upkeep = next(self._upkeep, False)
 
     @never_raise("recover")
     def _recover_others(self) -> None:
@@ -254,15 +302,17 @@ class Emitter:
         spool = self._spool
         return list(spool.rings) if spool else []
 
-    def _drain(self) -> None:
-        """Carry everything that is queued now; raises what the disk raises."""
+    def _drain(self) -> bool:
+        """Carry all that is queued now; False: there was nothing. Raises what the disk raises."""
+        has_drained = False
         while True:
             rings = {ring.ring_id: ring for ring in self._rings()}
-            chunks = _oldest_chunks(list(rings.values()))
+            chunks = oldest_chunks(list(rings.values()), BATCH_EVENTS)
             refused = {ring_id: dict(ring.refused) for ring_id, ring in rings.items()}
             refusals = sum(sum(counts.values()) for counts in refused.values())
             if refusals == self._reported_refusals and not any(chunk.frames for chunk in chunks):
-                return
+                return has_drained
+            has_drained = True
             intakes = [Intake(chunk, refused[chunk.ring_id]) for chunk in chunks]
             with self._io:
                 events = self._journal.write(intakes)
@@ -320,10 +370,7 @@ class Emitter:
         rings = self._rings()
         emitted = sum(ring.k for ring in rings)
         queued = sum(ring.queued for ring in rings)
-        refused = {
-            reason: sum(ring.refused[reason] for ring in rings)
-            for reason in ("encode", "too_large")
-        }
+        refused = {why: sum(ring.refused[why] for ring in rings) for why in REFUSED_REASONS}
         overflow = max(0, emitted - queued - self._written)
         dropped = {**refused, "overflow": overflow}
         return Stats(emitted + sum(refused.values()), queued, self._written, dropped)
@@ -336,7 +383,7 @@ class Emitter:
         self.enabled = False
         self.flush(timeout_s)
         self._stopping = True
-        self._wake.set()
+        self._wake.put(None)
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
@@ -358,6 +405,10 @@ class Emitter:
             spool.remove()
         self._spool = None
         self._journal.close()
+
+    def inside_sqlite(self) -> threading.Lock:
+        """Held by a thread of ours while it is inside SQLite: a fork waits for it."""
+        return self._io
 
     @never_raise("emitter.fork")
     def before_fork(self) -> None:
@@ -383,32 +434,6 @@ class Emitter:
         self._journal.forget()
         self._subscribers = {callback: Subscriber(callback) for callback in self._subscribers}
         self._begin()
-
-
-def _oldest_chunks(rings: list[Ring]) -> list[Chunk]:
-    """The oldest events of all rings, at most a batch, none before one that was emitted earlier.
-
-    A run's later row replaces its earlier one, and hooks of one run come on many threads.
-    """
-    share = max(1, BATCH_EVENTS // max(1, len(rings)))
-    chunks = [ring.read(share) for ring in rings]
-    full = [chunk.frames[-1].n for chunk in chunks if len(chunk.frames) == share]
-    if not full:
-        return chunks
-    bound = min(full)  # a full chunk's ring may hold more, all of it after this
-    counts = [sum(frame.n <= bound for frame in chunk.frames) for chunk in chunks]
-    return [ring.read(count) for ring, count in zip(rings, counts, strict=True)]
-
-
-def _plain(value: object) -> object:
-    """A value marshal and JSON both take, bounded."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    return str.__str__(value)[:1000] if isinstance(value, str) else type(value).__name__
 
 
 def _after_fork(emitter: Emitter) -> None:

@@ -1,27 +1,36 @@
-"""Rows on their way out: NDJSON or JSON, every string redacted, failing closed.
+"""Rows and sessions on their way out: NDJSON or JSON, every string redacted, failing closed.
 
-One line is ``{"_kind": <table>, "seq": n, <columns>}``; a file written here is
-what ``push`` sends, byte for byte. Nothing but the contract's columns can leave.
+One line is ``{"_kind": <table>, "seq": n, <columns>}``; a table's lines in a file
+written here are what ``push`` sends, byte for byte. Nothing but the contract's
+columns can leave. The host's sessions follow, with content only behind the
+trajectories gate; they are never pushed.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
-from agent_client.contract.redact import UNAVAILABLE, redact_record
-from agent_client.contract.tables import EVENT_TABLES
+from agent_client.adopt import adopt_from_host
+from agent_client.config import ClientConfig, load
+from agent_client.contract.redact import UNAVAILABLE
+from agent_client.contract.tables import EVENT_TABLES, Table
+from agent_client.encoding import RowEncoder, Values, encode
+from agent_client.hostdb import tolerant_text
+from agent_client.policy.posture import Posture, resolve
+from agent_client.sessions import KIND, Scope, SessionReader
 from agent_client.store import Row, Store, StoreError
+
+__all__ = ["Batch", "ExportReport", "encode", "export", "next_batch"]
 
 MAX_BATCH_ROWS: Final = 5_000
 MAX_BATCH_BYTES: Final = 6_000_000
 """Below the console's 8 MiB even if nothing compressed."""
-UNAVAILABLE_BYTES: Final = UNAVAILABLE.encode("ascii")
+BLOCK_ROWS: Final = 500
+"""Rows encoded at once: more is no faster, and is what the export holds in memory."""
 REDACTOR_MISSING: Final = (
     "secrets cannot be removed on this machine, so nothing is sent; "
     "install google-re2 into the agent's environment and run 'hermes-telemetry doctor'"
@@ -45,16 +54,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """Records written by table, and what the caller has to be told."""
+    """Records written by kind, and what the caller has to be told."""
 
     counts: dict[str, int]
     warnings: tuple[str, ...] = ()
-
-
-def encode(row: Row) -> bytes:
-    """One redacted record as JSON, without the line end."""
-    record = redact_record(row.record())
-    return json.dumps(record, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
 def next_batch(
@@ -69,12 +72,11 @@ def next_batch(
     Errors: sqlite3.Error; StoreError when the redactor cannot run: rows sent without their ids
     could never be put right on the console, so they wait here.
     """
-    lines: list[bytes] = []
+    lines: list[str] = []
     counts: dict[str, int] = {}
     size, last_seq, first_seq = 0, after_seq, 0
-    for row in store.rows_after(after_seq, max_rows):
-        line = encode(row)
-        if UNAVAILABLE_BYTES in line:
+    for row, line in _encoded(store.rows_after(after_seq, max_rows)):
+        if UNAVAILABLE in line:
             raise StoreError(REDACTOR_MISSING)
         if lines and size + len(line) + 1 > max_bytes:
             break
@@ -85,7 +87,23 @@ def next_batch(
         counts[row.table.name] = counts.get(row.table.name, 0) + 1
     if not lines:
         return None
-    return Batch(b"\n".join(lines) + b"\n", first_seq, last_seq, len(lines), counts)
+    body = ("\n".join(lines) + "\n").encode("ascii")
+    return Batch(body, first_seq, last_seq, len(lines), counts)
+
+
+def _encoded(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
+    """Rows with their lines, in the order given."""
+    encoders: dict[str, RowEncoder] = {}
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS]
+        by_table: dict[Table, list[Values]] = {}
+        for row in block:
+            by_table.setdefault(row.table, []).append((row.seq, *row.values))
+        lines = {
+            table.name: iter(encoders.setdefault(table.name, RowEncoder(table)).lines(values))
+            for table, values in by_table.items()
+        }
+        yield from ((row, next(lines[row.table.name])) for row in block)
 
 
 def export(
@@ -94,37 +112,116 @@ def export(
     fmt: Literal["ndjson", "json"] = "ndjson",
     since_ns: int | None = None,
     include_content: bool = False,
-    config: object = None,
+    config: ClientConfig | Mapping[str, object] | None = None,
     home: Path,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ExportReport:
-    """Stream the local plane to ``out`` in constant memory; never anything but redacted records.
+    """Stream the local plane and the host's sessions to ``out`` in constant memory, redacted.
 
-    ``since_ns`` windows every table. Content travels only with the trajectories plane on.
-    Errors: OSError from ``out``, StoreError.
+    ``since_ns`` windows every table, and sessions by their start. Content travels only with the
+    trajectories plane on in ``config`` (None: the home's own, managed scope included).
+    ``on_progress`` is told the number of records so far. Errors: OSError from ``out``, StoreError.
     """
-    del config  # the trajectories gate opens with the content export of the next step
-    warnings = (CONTENT_CLOSED,) if include_content else ()
-    counts: dict[str, int] = {}
-    # Closed before the store: a reader that goes away leaves the generator in the middle.
-    with Store(home) as store, closing(_lines(store, since_ns, counts)) as lines:
-        if fmt == "json":
-            out.write(b'{"records": [')
-            joined = ((b",\n" if number else b"\n") + line for number, line in enumerate(lines))
-            out.writelines(joined)
-            out.write(b"\n]}\n")
-        else:
-            out.writelines(line + b"\n" for line in lines)
-    return ExportReport(counts, warnings)
+    posture = resolve(load(home) if config is None else config)
+    with_content = include_content and posture.trajectories_enabled
+    adopt_from_host(home)
+    writer = _Writer(out, is_json=fmt == "json", on_progress=on_progress)
+    with Store(home) as store:
+        _write_tables(writer, store, since_ns)
+    reader = SessionReader(home, _scope(posture, since_ns, with_content=with_content))
+    for pieces in reader.records():
+        writer.stream(KIND, pieces)
+    writer.finish()
+    closed = (CONTENT_CLOSED,) if include_content and not with_content else ()
+    return ExportReport(writer.counts, closed + reader.warnings)
 
 
-def _lines(store: Store, since_ns: int | None, counts: dict[str, int]) -> Generator[bytes]:
+def _scope(posture: Posture, since_ns: int | None, *, with_content: bool) -> Scope:
+    return Scope(since_ns, with_content, posture.content_redaction == "pii")
+
+
+def _write_tables(writer: _Writer, store: Store, since_ns: int | None) -> None:
     # One read transaction: a table written to meanwhile does not tear the file.
     connection: sqlite3.Connection = store.connection
     connection.execute("BEGIN")
     try:
         for table in EVENT_TABLES:
-            for row in store.rows_since(table, since_ns):
-                counts[table.name] = counts.get(table.name, 0) + 1
-                yield encode(row)
+            encoder = RowEncoder(table)
+            for rows in _pages(connection, table, since_ns):
+                writer.block(table.name, encoder.lines(rows))
     finally:
         connection.execute("COMMIT")
+
+
+def _pages(
+    connection: sqlite3.Connection, table: Table, since_ns: int | None
+) -> Iterator[list[Values]]:
+    """A table's rows from ``since_ns`` on in ``seq`` order, ``seq`` first."""
+    window = "" if since_ns is None else f" AND {table.time} >= :since"
+    sql = (
+        f"SELECT seq, {', '.join(table.column_names())} FROM {table.name} "
+        f"WHERE seq > :last{window} ORDER BY seq LIMIT {BLOCK_ROWS}"
+    )
+    values: dict[str, object] = {"last": 0, "since": since_ns}
+    while page := _read(connection, sql, values):
+        yield page
+        values["last"] = page[-1][0]
+
+
+def _read(connection: sqlite3.Connection, sql: str, values: dict[str, object]) -> list[Values]:
+    try:
+        return connection.execute(sql, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if "decode" not in str(error):
+            raise
+    # Another program's rows may hold text that is no UTF-8; reading all like this takes longer.
+    usual = connection.text_factory
+    connection.text_factory = tolerant_text
+    try:
+        return connection.execute(sql, values).fetchall()
+    finally:
+        connection.text_factory = usual
+
+
+class _Writer:
+    """Records to a stream, as lines or as one JSON object, counted by kind."""
+
+    def __init__(
+        self, out: BinaryIO, *, is_json: bool, on_progress: Callable[[int], None] | None
+    ) -> None:
+        self.counts: dict[str, int] = {}
+        self._out = out
+        self._on_progress = on_progress
+        self._start, self._between, self._after, self._end = (
+            ('{"records": [', ",\n", "", "\n]}\n") if is_json else ("", "\n", "\n", "")
+        )
+        self._lead = "\n" if is_json else ""
+        self._write(self._start)
+
+    def block(self, kind: str, lines: list[str]) -> None:
+        """Write whole records of one kind."""
+        self._write(self._lead + self._between.join(lines) + self._after)
+        self._count(kind, len(lines))
+
+    def stream(self, kind: str, pieces: Iterable[str]) -> None:
+        """Write one record from its pieces."""
+        self._write(self._lead)
+        for piece in pieces:
+            self._write(piece)
+        self._write(self._after)
+        self._count(kind, 1)
+
+    def finish(self) -> None:
+        """Close what was opened."""
+        self._write(self._end)
+
+    def _count(self, kind: str, count: int) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + count
+        if self._end:
+            self._lead = self._between
+        if self._on_progress is not None:
+            self._on_progress(sum(self.counts.values()))
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text.encode("ascii"))

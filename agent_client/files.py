@@ -149,6 +149,8 @@ def exclusive_lock(path: Path) -> Iterator[bool]:
             return
         yield True
     finally:
+        # Unlocked, not only closed: a child forked meanwhile has a copy, and would hold on to it.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -2,6 +2,8 @@
 
 emitted = stored + dropped(reason): a ring's frames are numbered without a gap,
 so what overflowed is known exactly even when the process that emitted is gone.
+Of the rows, those a console never acknowledged are pending, or expired: retention
+removed them first.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from agent_client.files import telemetry_dir
-from agent_client.store import DATABASE, LOG, Store, get_state
+from agent_client.store import DATABASE, Store, get_state
 
 REASONS: Final = ("overflow", "encode", "too_large", "invalid")
 """overflow: the oldest made room; encode, too_large: refused; invalid: logged, not indexed."""
+EXPIRED_KEY: Final = "expired.rows"
 _REPORTED: Final = "losses.reported"
 
 
@@ -53,12 +56,18 @@ def stored(connection: sqlite3.Connection) -> int:
     return int(rings) + int(get_state(connection, "ledger.stored") or 0)
 
 
+def expired(connection: sqlite3.Connection) -> int:
+    """Rows that retention removed before a console had acknowledged them."""
+    return int(get_state(connection, EXPIRED_KEY) or 0)
+
+
 def losses(store: Store) -> dict[str, int]:
-    """Losses by reason that no receipt has covered yet; sent with the next push."""
+    """Losses by reason, ``expired`` among them, that no receipt has covered yet; for a push."""
     reported = _reported(store)
+    counts = {**totals(store.connection), "expired": expired(store.connection)}
     return {
         reason: count - reported.get(reason, 0)
-        for reason, count in totals(store.connection).items()
+        for reason, count in counts.items()
         if count > reported.get(reason, 0)
     }
 
@@ -78,6 +87,7 @@ def mark_reported(store: Store, sent: Mapping[str, int]) -> None:
 
 def snapshot(home: Path) -> Snapshot:
     """Sizes and spools, read without opening the database."""
+    from agent_client.eventlog import log_files
     from agent_client.spool import known_processes, living_processes  # not for the ledger alone
 
     folder = telemetry_dir(home)
@@ -85,7 +95,7 @@ def snapshot(home: Path) -> Snapshot:
     living = living_processes(spool)
     return Snapshot(
         folder=folder,
-        log_bytes=_size(folder / LOG),
+        log_bytes=sum(map(_size, log_files(folder))),
         database_bytes=_size(folder / DATABASE) + _size(folder / f"{DATABASE}-wal"),
         spool_bytes=sum(_size(path) for path in spool.glob("*/*.ring")),
         living_processes=len(living),

@@ -123,7 +123,7 @@ class Client:
         if token:
             sent["Authorization"] = f"Bearer {token}"
         try:
-            connection, target = self._open(self.base.path.rstrip("/") + path, sent)
+            connection, target = self.open(self.base.path.rstrip("/") + path, sent)
             try:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     # A console that refuses early closes its side; its answer is still there.
@@ -133,10 +133,10 @@ class Client:
             finally:
                 connection.close()
         except (OSError, HTTPException) as error:
-            raise NetworkError(_reason(error, self.base)) from error
+            raise NetworkError(reason_of(error, self.base)) from error
         return _judged(response, data)
 
-    def _open(self, path: str, headers: dict[str, str]) -> tuple[HTTPConnection, str]:
+    def open(self, path: str, headers: dict[str, str]) -> tuple[HTTPConnection, str]:
         """A connection, through the environment's proxy where one is named, and the target."""
         host, is_tls = self.base.hostname or "", self.base.scheme == "https"
         port = self.base.port or (443 if is_tls else 80)
@@ -228,7 +228,7 @@ def _tls() -> SSLContext:
     return ssl.create_default_context()  # honours SSL_CERT_FILE and SSL_CERT_DIR
 
 
-def _reason(error: Exception, base: SplitResult) -> str:
+def reason_of(error: Exception, base: SplitResult) -> str:
     """Why a request failed, in words that hold nothing of what was sent."""
     place = f"{base.hostname}:{base.port or (443 if base.scheme == 'https' else 80)}"
     if isinstance(error, TimeoutError):

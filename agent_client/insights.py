@@ -1,166 +1,240 @@
-"""The metrics of the local plane, every part of them within the window, and how they are printed.
+"""The metrics of the local plane, every part of them within the window.
 
 Definitions: success_rate = completed / all runs (4 decimals); p50 and p95 by
 linear interpolation (2 decimals); failure_rate = (error + timeout + blocked) /
 all tool calls; cache_hit_rate = cache_read / (cache_read + input). A missing
-name counts as ``unknown``. A fixed number of queries however many rows.
+name counts as ``unknown``. A fixed number of queries and constant memory
+however many rows; a source is our database or the reference's tables.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-Source = Path | sqlite3.Connection
+from agent_client.contract.tables import ERRORS, MODEL_CALLS, RUNS, TOOL_CALLS
+from agent_client.source import Reader, Source, open_source
+
+__all__ = [
+    "Source",
+    "Summary",
+    "error_summary",
+    "has_data",
+    "model_call_summary",
+    "overview",
+    "tool_call_summary",
+    "workflow_summary",
+]
+
 Summary = dict[str, object]
 TOP_TOOLS = 6
 TOP_MODELS = 8
 
 
-@contextmanager
-def _open(source: Source) -> Iterator[sqlite3.Connection]:
-    if isinstance(source, sqlite3.Connection):
-        yield source
-        return
-    with closing(
-        sqlite3.connect(source.absolute().as_uri() + "?mode=ro", uri=True, timeout=5)
-    ) as connection:
-        yield connection
-
-
 def has_data(source: Source, since_ns: int | None = None) -> bool:
     """Whether there is anything to show. Errors: sqlite3.Error."""
-    with _open(source) as connection:
-        row = connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM tel_runs WHERE :since IS NULL OR start_ns >= :since) "
-            "OR EXISTS (SELECT 1 FROM tel_model_calls WHERE :since IS NULL OR start_ns >= :since)",
-            {"since": since_ns},
-        ).fetchone()
-    return bool(row[0])
+    with open_source(source) as reader:
+        return _has_data(reader, since_ns)
 
 
 def workflow_summary(source: Source, since_ns: int | None = None) -> Summary:
-    """Runs: count, success_rate, p50 and p95 of duration, by entrypoint and end reason, cost."""
-    with _open(source) as connection:
-        rows = connection.execute(
-            "SELECT coalesce(entrypoint, 'unknown'), coalesce(end_reason, 'unknown'), "
-            "(end_ns - start_ns) / 1e6, estimated_cost_usd FROM tel_runs "
-            "WHERE :since IS NULL OR start_ns >= :since",
-            {"since": since_ns},
-        ).fetchall()
-    total = len(rows)
-    durations = sorted(row[2] for row in rows if row[2] is not None)
-    costs = [row[3] for row in rows if row[3] is not None]
-    completed = sum(1 for row in rows if row[1] == "completed")
-    return {
-        "total": total,
-        "completed": completed,
-        "success_rate": round(completed / total, 4) if total else 0.0,
-        "duration_p50_ms": percentile(durations, 0.50),
-        "duration_p95_ms": percentile(durations, 0.95),
-        "by_entrypoint": _tally(row[0] for row in rows),
-        "by_end_reason": _tally(row[1] for row in rows),
-        "cost_usd": round(sum(costs), 6) if costs else None,
-        "runs_with_cost": len(costs),
-    }
+    """Runs: count, success_rate, p50 and p95 of duration, by entrypoint and end reason, cost.
+
+    ``cost_usd`` is the sum of what is known, for ``runs_with_cost`` of the runs; None for none.
+    """
+    with open_source(source) as reader:
+        return _workflows(reader, since_ns)
 
 
 def model_call_summary(source: Source, since_ns: int | None = None) -> Summary:
     """Model calls: count, tokens, cache_hit_rate, by provider and model, and their breakdown."""
-    with _open(source) as connection:
-        rows = connection.execute(
-            "SELECT coalesce(provider, 'unknown'), coalesce(model, 'unknown'), count(*), "
-            "avg(latency_ms), total(input_tokens), total(output_tokens), total(cache_read_tokens) "
-            "FROM tel_model_calls WHERE :since IS NULL OR start_ns >= :since "
-            "GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
-            {"since": since_ns},
-        ).fetchall()
-    by_provider: dict[str, int] = {}
-    by_model: dict[str, int] = {}
-    for provider, model, calls, *_ in rows:
-        by_provider[provider] = by_provider.get(provider, 0) + calls
-        by_model[model] = by_model.get(model, 0) + calls
-    tokens = [int(sum(row[place] for row in rows)) for place in (4, 5, 6)]
-    return {
-        "total": sum(row[2] for row in rows),
-        "by_provider": by_provider,
-        "by_model": by_model,
-        "tokens": {"input": tokens[0], "output": tokens[1], "cache_read": tokens[2]},
-        "cache_hit_rate": _ratio(tokens[2], tokens[2] + tokens[0]),
-        "breakdown": [
-            {
-                "provider": provider,
-                "model": model,
-                "calls": calls,
-                "mean_latency_ms": None if latency is None else round(latency, 2),
-                "cache_hit_rate": _ratio(cached, cached + fresh),
-            }
-            for provider, model, calls, latency, fresh, _, cached in rows
-        ],
-    }
+    with open_source(source) as reader:
+        return _model_calls(reader, since_ns)
 
 
 def tool_call_summary(source: Source, since_ns: int | None = None) -> Summary:
     """Tool calls: count, failure_rate, and per tool calls and failures."""
-    with _open(source) as connection:
-        rows = connection.execute(
-            "SELECT coalesce(tool_name, 'unknown'), count(*), "
-            "total(result_class IN ('error', 'timeout', 'blocked')) "
-            "FROM tel_tool_calls WHERE :since IS NULL OR start_ns >= :since GROUP BY 1 "
-            "ORDER BY 2 DESC, 1",
-            {"since": since_ns},
-        ).fetchall()
-    total, failed = sum(row[1] for row in rows), int(sum(row[2] for row in rows))
-    return {
-        "total": total,
-        "failed": failed,
-        "failure_rate": _ratio(failed, total),
-        "by_tool": {tool: calls for tool, calls, _ in rows},
-        "failures_by_tool": {tool: int(bad) for tool, _, bad in rows if bad},
-    }
+    with open_source(source) as reader:
+        return _tool_calls(reader, since_ns)
 
 
 def error_summary(source: Source, since_ns: int | None = None) -> Summary:
     """Errors: count and by class."""
-    with _open(source) as connection:
-        rows = connection.execute(
-            "SELECT coalesce(error_class, 'unknown'), count(*) FROM tel_error_events "
-            "WHERE :since IS NULL OR ts_ns >= :since GROUP BY 1 ORDER BY 2 DESC, 1",
-            {"since": since_ns},
-        ).fetchall()
-    return {"total": sum(row[1] for row in rows), "by_class": dict(rows)}
+    with open_source(source) as reader:
+        return _errors(reader, since_ns)
 
 
 def overview(source: Source, since_ns: int | None = None) -> Summary:
     """All summaries of one window over one connection. Errors: sqlite3.Error."""
-    with _open(source) as connection:
+    with open_source(source) as reader:
         return {
-            "has_data": has_data(connection, since_ns),
-            "workflows": workflow_summary(connection, since_ns),
-            "model_calls": model_call_summary(connection, since_ns),
-            "tool_calls": tool_call_summary(connection, since_ns),
-            "errors": error_summary(connection, since_ns),
+            "has_data": _has_data(reader, since_ns),
+            "workflows": _workflows(reader, since_ns),
+            "model_calls": _model_calls(reader, since_ns),
+            "tool_calls": _tool_calls(reader, since_ns),
+            "errors": _errors(reader, since_ns),
         }
 
 
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """A percentile of sorted values by linear interpolation, 2 decimals; None without values."""
-    if not ordered:
-        return None
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return round(ordered[low] + (ordered[high] - ordered[low]) * (place - low), 2)
+def _has_data(reader: Reader, since_ns: int | None) -> bool:
+    found = " OR ".join(
+        f"EXISTS (SELECT 1 FROM {reader.relation(table, 'run_id')})"
+        for table in (RUNS, MODEL_CALLS, TOOL_CALLS, ERRORS)
+    )
+    return any(row[0] for row in reader.rows(f"SELECT {found}", since_ns))
+
+
+def _workflows(reader: Reader, since_ns: int | None) -> Summary:
+    runs = reader.relation(
+        RUNS, "entrypoint", "end_reason", "start_ns", "end_ns", "estimated_cost_usd"
+    )
+    cost = _number("estimated_cost_usd")
+    groups = list(
+        reader.rows(
+            f"SELECT {_name('entrypoint')}, {_name('end_reason')}, count(*), "
+            f"total({_HAS_DURATION}), count({cost}), total({cost}) FROM {runs} GROUP BY 1, 2",
+            since_ns,
+        )
+    )
+    total, timed, priced, cost_usd = (_sum(groups, place) for place in (2, 3, 4, 5))
+    by_end_reason = _tally((row[1], row[2]) for row in groups)
+    completed = by_end_reason.get("completed", 0)
+    durations = reader.rows(
+        f"SELECT (end_ns - start_ns) / 1e6 FROM {runs} WHERE {_HAS_DURATION} ORDER BY 1", since_ns
+    )
+    p50_ms, p95_ms = percentiles((row[0] for row in durations), int(timed), (0.50, 0.95))
+    return {
+        "total": int(total),
+        "completed": completed,
+        "success_rate": _ratio(completed, total),
+        "duration_p50_ms": p50_ms,
+        "duration_p95_ms": p95_ms,
+        "by_entrypoint": _tally((row[0], row[2]) for row in groups),
+        "by_end_reason": by_end_reason,
+        "cost_usd": round(cost_usd, 6) if priced else None,
+        "runs_with_cost": int(priced),
+    }
+
+
+def _model_calls(reader: Reader, since_ns: int | None) -> Summary:
+    counted = ("input_tokens", "output_tokens", "cache_read_tokens")
+    calls = reader.relation(MODEL_CALLS, "provider", "model", "latency_ms", *counted)
+    sums = ", ".join(f"total({_number(name)})" for name in counted)
+    rows = list(
+        reader.rows(
+            f"SELECT {_name('provider')}, {_name('model')}, count(*), "
+            f"avg({_number('latency_ms')}), {sums} FROM {calls} "
+            "GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+            since_ns,
+        )
+    )
+    fresh, output, cached = (int(_sum(rows, place)) for place in (4, 5, 6))
+    return {
+        "total": int(_sum(rows, 2)),
+        "by_provider": _tally((row[0], row[2]) for row in rows),
+        "by_model": _tally((row[1], row[2]) for row in rows),
+        "tokens": {"input": fresh, "output": output, "cache_read": cached},
+        "cache_hit_rate": _ratio(cached, cached + fresh),
+        "breakdown": [_breakdown(row) for row in rows],
+    }
+
+
+def _breakdown(row: tuple[object, ...]) -> Summary:
+    provider, model, calls, latency_ms = row[:4]
+    fresh, cached = _real(row[4]), _real(row[6])
+    return {
+        "provider": provider,
+        "model": model,
+        "calls": calls,
+        "mean_latency_ms": None if latency_ms is None else round(_real(latency_ms), 2),
+        "cache_hit_rate": _ratio(cached, cached + fresh),
+    }
+
+
+def _tool_calls(reader: Reader, since_ns: int | None) -> Summary:
+    calls = reader.relation(TOOL_CALLS, "tool_name", "result_class")
+    rows = list(
+        reader.rows(
+            f"SELECT {_name('tool_name')}, count(*), "
+            f"total(result_class IN ('error', 'timeout', 'blocked')) FROM {calls} GROUP BY 1",
+            since_ns,
+        )
+    )
+    total, failed = _sum(rows, 1), _sum(rows, 2)
+    return {
+        "total": int(total),
+        "failed": int(failed),
+        "failure_rate": _ratio(failed, total),
+        "by_tool": _tally((row[0], row[1]) for row in rows),
+        "failures_by_tool": _tally((row[0], row[2]) for row in rows if row[2]),
+    }
+
+
+def _errors(reader: Reader, since_ns: int | None) -> Summary:
+    errors = reader.relation(ERRORS, "error_class")
+    rows = list(
+        reader.rows(f"SELECT {_name('error_class')}, count(*) FROM {errors} GROUP BY 1", since_ns)
+    )
+    return {"total": int(_sum(rows, 1)), "by_class": _tally((row[0], row[1]) for row in rows)}
+
+
+def percentiles(
+    ordered: Iterable[object], count: int, shares: Sequence[float]
+) -> list[float | None]:
+    """Percentiles of ``count`` sorted numbers by linear interpolation, 2 decimals; None of none.
+
+    Takes the numbers one at a time and keeps those it needs.
+    """
+    if not count:
+        return [None for _ in shares]
+    places = [share * (count - 1) for share in shares]
+    wanted = sorted({at for place in places for at in (int(place), min(int(place) + 1, count - 1))})
+    kept = _pick(iter(ordered), wanted)
+    return [
+        round(kept[low] + (kept[high] - kept[low]) * (place - low), 2)
+        for place in places
+        for low, high in [(int(place), min(int(place) + 1, count - 1))]
+    ]
+
+
+def _pick(values: Iterator[object], wanted: Sequence[int]) -> dict[int, float]:
+    kept: dict[int, float] = {}
+    at = 0
+    for index in wanted:
+        kept[index] = _real(next(islice(values, index - at, None)))
+        at = index + 1
+    return kept
+
+
+_HAS_DURATION = "(typeof(start_ns) = 'integer' AND typeof(end_ns) = 'integer')"
+
+
+def _name(column: str) -> str:
+    """SQL of a name, or ``unknown``; SQLite may hold any type."""
+    return f"coalesce(nullif(CAST({column} AS TEXT), ''), 'unknown')"
+
+
+def _number(column: str) -> str:
+    """SQL of a number that a sum can take, or NULL."""
+    is_number = f"typeof({column}) IN ('integer', 'real') AND {column} BETWEEN -9e15 AND 9e15"
+    return f"CASE WHEN {is_number} THEN {column} END"
+
+
+def _real(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
+def _sum(rows: Iterable[tuple[object, ...]], place: int) -> float:
+    return sum(_real(row[place]) for row in rows)
 
 
 def _ratio(part: float, whole: float) -> float:
     return round(part / whole, 4) if whole else 0.0
 
 
-def _tally(names: Iterator[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def _tally(counts: Iterable[tuple[object, object]]) -> dict[str, int]:
+    """Counts by name, the largest first."""
+    sums: dict[str, int] = {}
+    for name, count in counts:
+        sums[str(name)] = sums.get(str(name), 0) + int(_real(count))
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from agent_client.insights import TOP_MODELS, TOP_TOOLS, Summary
+
+TOP_NAMES: Final = 8
+NAME_CHARS: Final = 60
 
 
 def duration_text(ms: object) -> str:
@@ -54,7 +59,7 @@ def _tools(tools: dict[str, object]) -> list[str]:
     lines = [f"Tool calls      {tools['total']} ({rate:.1f}% failed)"]
     for name, count in list(calls.items())[:TOP_TOOLS]:
         failed = f", {failures[name]} failed" if name in failures else ""
-        lines.append(f"  {name:<24} {count}{failed}")
+        lines.append(f"  {_shown(name):<24} {count}{failed}")
     return lines
 
 
@@ -72,8 +77,9 @@ def _models(models: dict[str, object]) -> list[str]:
     ]
     for entry in breakdown[:TOP_MODELS]:
         hit = float(entry["cache_hit_rate"]) * 100  # type: ignore[arg-type]  # a float by construction
+        name = f"{_shown(entry['provider'])}/{_shown(entry['model'])}"
         lines.append(
-            f"  {entry['provider']}/{entry['model']:<24} {entry['calls']} calls, "
+            f"  {name:<36} {entry['calls']} calls, "
             f"mean {duration_text(entry['mean_latency_ms'])}, {hit:.0f}% cache hits"
         )
     return lines
@@ -82,4 +88,12 @@ def _models(models: dict[str, object]) -> list[str]:
 def _pairs(counts: object) -> str:
     if not isinstance(counts, dict):
         return ""
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+    shown = [f"{_shown(name)} {count}" for name, count in list(counts.items())[:TOP_NAMES]]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _shown(name: object) -> str:
+    """A recorded name for a terminal: what would steer it, or fill the screen, is not printed."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
+    return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"

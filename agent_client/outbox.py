@@ -1,8 +1,9 @@
 """The batch that is on its way: written and synced before the first send, re-sent byte for byte.
 
-One file, ``telemetry/push/outbox``: a JSON line (batch id, range, headers, digest) and the
-compressed body. What is sent again is what was sent before, under the same id, whatever has been
-recorded, upgraded or configured since; that is what lets the console recognise it.
+One file a plane, ``telemetry/push/outbox`` and ``outbox-aggregate``: a JSON line (batch id, range,
+headers, digest) and the compressed body. What is sent again is what was sent before, under the same
+id, whatever has been recorded, upgraded or configured since; that is what lets the console
+recognise it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ GZIP_LEVEL: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """One encoded batch. ``losses`` are the drops it reports; ``headers`` go out as they are."""
+    """One encoded batch. ``losses`` are the drops it reports; ``headers`` go out as they are.
+
+    ``heartbeat_id`` and ``since_ns`` only of the aggregate plane: the heartbeat in it, and the
+    consent under which it was made.
+    """
 
     batch_id: str
     fleet_id: str
@@ -50,6 +55,8 @@ class Outbox:
     losses: dict[str, int]
     headers: dict[str, str]
     body: bytes = field(repr=False)
+    heartbeat_id: str = ""
+    since_ns: int = 0
 
 
 def push_dir(home: Path) -> Path:
@@ -57,9 +64,9 @@ def push_dir(home: Path) -> Path:
     return telemetry_dir(home) / "push"
 
 
-def outbox_path(home: Path) -> Path:
-    """The file of the batch on its way."""
-    return push_dir(home) / OUTBOX_FILE
+def outbox_path(home: Path, plane: str = "local") -> Path:
+    """The file of a plane's batch on its way."""
+    return push_dir(home) / (OUTBOX_FILE if plane == "local" else f"{OUTBOX_FILE}-{plane}")
 
 
 def new_batch_id(now_ns: int) -> str:
@@ -79,6 +86,7 @@ def encode_outbox(
     install_id: str,
     consent: Mapping[str, object],
     losses: Mapping[str, int],
+    plane: str = "local",
 ) -> Outbox:
     """The batch as it will be sent, again and again. Pure."""
     body = gzip.compress(batch.body, GZIP_LEVEL, mtime=0)
@@ -96,7 +104,7 @@ def encode_outbox(
             "Content-Type": MEDIA_NDJSON,
             "Content-Encoding": "gzip",
             HEADER_IDEMPOTENCY: batch_id,
-            HEADER_PLANE: "local",
+            HEADER_PLANE: plane,
             HEADER_SCHEMA: str(SCHEMA_VERSION),
             HEADER_CONSENT: _compact(consent),
             HEADER_LOSSES: _compact(losses),
@@ -112,16 +120,15 @@ def write_outbox(home: Path, outbox: Outbox) -> None:
     head = {**asdict(outbox), "sha256": hashlib.sha256(outbox.body).hexdigest()}
     del head["body"]
     data = json.dumps(head, separators=(",", ":")).encode("ascii") + b"\n" + outbox.body
-    write_atomic(outbox_path(home), data)
+    write_atomic(outbox_path(home, outbox.headers[HEADER_PLANE]), data)
 
 
-def read_outbox(home: Path) -> Outbox | None:
-    """The batch on its way; None when there is none. A damaged file is set aside.
+def read_outbox(home: Path, plane: str = "local") -> Outbox | None:
+    """A plane's batch on its way; None when there is none. A damaged file is set aside.
 
     Its rows are not lost: they are past the cursor still and go under a new id.
     """
-    path = outbox_path(home)
-    data = read_bytes(path)
+    data = read_bytes(outbox_path(home, plane))
     if data is None:
         return None
     head_text, _, body = data.partition(b"\n")
@@ -132,23 +139,37 @@ def read_outbox(home: Path) -> Outbox | None:
     except (ValueError, TypeError, KeyError, AttributeError):
         is_whole, outbox = False, None
     if not is_whole:
-        set_outbox_aside(home, "damaged")
+        set_outbox_aside(home, "damaged", plane)
     return outbox if is_whole else None
 
 
-def clear_outbox(home: Path) -> None:
+def clear_outbox(home: Path, plane: str = "local") -> None:
     """Forget an acknowledged batch; nothing happens when there is none."""
-    path = outbox_path(home)
+    path = outbox_path(home, plane)
     path.unlink(missing_ok=True)
     if path.parent.exists():
         sync_dir(path.parent)
 
 
-def set_outbox_aside(home: Path, reason: str) -> None:
+def set_outbox_aside(home: Path, reason: str, plane: str = "local") -> None:
     """Keep the outbox under another name as evidence."""
-    path = outbox_path(home)
+    path = outbox_path(home, plane)
     if path.exists():
         set_aside(path, reason)
+
+
+def purge_outbox(home: Path, plane: str) -> int:
+    """Delete all of a plane that waits here, evidence and half-written files too; how many.
+
+    Errors: OSError.
+    """
+    name = outbox_path(home, plane).name
+    found = [path for mark in ("", ".") for path in push_dir(home).glob(f"{mark}{name}*")]
+    for path in found:
+        path.unlink(missing_ok=True)
+    if found:
+        sync_dir(push_dir(home))
+    return len(found)
 
 
 def _compact(value: Mapping[str, object] | Mapping[str, int]) -> str:

@@ -1,8 +1,9 @@
 """The host adapter: ``register(ctx)`` connects hermes-agent's hooks to the recorder.
 
 The only module that imports the host. Callbacks take ``**kw``, return None and
-never raise. ``pre_*`` hooks are not subscribed to: they make the host build
-payloads that we have no use for.
+never raise. ``pre_*`` hooks make the host build payloads that we have no use for and are not
+subscribed to. The one exception costs the host nothing: it builds ``pre_approval_request`` whether
+anybody listens or not, and nothing else tells when a person was asked.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from agent_client.config import usable_value
 from agent_client.emitter import Emitter, set_emitter
 from agent_client.guard import never_raise, note_fault
-from agent_client.policy.posture import resolve
-from agent_client.runs import Payload, RunTracker
+from agent_client.payload import Payload
+from agent_client.prices import PriceTable
+from agent_client.recovery import reconcile
+from agent_client.runs import RunTracker
+from agent_client.subscribers import Batch
 
 if TYPE_CHECKING:
+    from agent_client.otlp.streamer import Streamer
     from agent_client.pusher import BackgroundPusher
 
 HOOKS: Final = {
@@ -31,6 +37,7 @@ HOOKS: Final = {
     "post_api_request": RunTracker.post_api_request,
     "api_request_error": RunTracker.api_request_error,
     "post_tool_call": RunTracker.post_tool_call,
+    "pre_approval_request": RunTracker.pre_approval_request,
     "post_approval_response": RunTracker.post_approval_response,
     "subagent_start": RunTracker.on_subagent_start,
     "subagent_stop": RunTracker.on_subagent_stop,
@@ -63,6 +70,7 @@ _emitter: Emitter | None = None
 _tracker: RunTracker | None = None
 _pushing_pid = 0
 _pusher: BackgroundPusher | None = None
+_streamer: Streamer | None = None
 
 
 @never_raise("plugin.register")
@@ -85,16 +93,19 @@ def register(ctx: HostContext) -> None:
 def _start(ctx: HostContext) -> RunTracker | None:
     """The process's recorder; None when ``telemetry.local`` is off."""
     global _emitter, _tracker  # noqa: PLW0603  # register() may be called again
-    if not _is_recording():
+    section = _telemetry_section()
+    if usable_value("telemetry.local", section.get("local")) is not True:
         return None
     if _tracker is None:
         _emitter = Emitter(_home())
+        _emitter.subscribe(_TurnEnds(_emitter))
         set_emitter(_emitter)
         profile = getattr(ctx, "profile_name", None)
         _tracker = RunTracker(
             _emitter.emit,
             profile_id=profile if isinstance(profile, str) else None,
             agent_version=_host_version(),
+            prices=PriceTable(usable_value("telemetry.prices", section.get("prices"))),
         )
     return _tracker
 
@@ -128,17 +139,48 @@ def _push_later(home: Path) -> None:
 
     _pusher = BackgroundPusher(home)
     _pusher.start()
+    _stream_otlp(home)
 
 
-def _is_recording() -> bool:
-    """``telemetry.local`` as the host resolves it, managed scope included; on when unreadable."""
+@never_raise("plugin.otlp")
+def _stream_otlp(home: Path) -> None:
+    """Hear of durable batches, where there is something to encode them with."""
+    global _streamer  # noqa: PLW0603  # one a process; a forked child's goes on by itself
+    from agent_client.otlp.encode import is_installed
+
+    if _streamer is None and _emitter is not None and is_installed():
+        from agent_client.otlp.streamer import start_streamer
+
+        _streamer = start_streamer(home, _emitter)
+
+
+class _TurnEnds:
+    """Prices a session's runs whenever a turn of it has ended, on the subscriber's thread."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self._emitter = emitter
+
+    def __call__(self, events: Batch) -> None:
+        ended = {
+            str(event["session_id"])
+            for event in events
+            if event.get("event") == "run" and event.get("end_ns") and event.get("session_id")
+        }
+        if ended:
+            with self._emitter.inside_sqlite():
+                reconcile(self._emitter.home, ended)
+
+
+def _telemetry_section() -> Mapping[str, object]:
+    """Our section as the host resolves it, managed scope included; empty when unreadable."""
     try:
         from hermes_cli.config import load_config  # type: ignore[import-not-found]  # the host's
 
-        return resolve(load_config()).local_enabled
+        section = load_config().get("telemetry")
     except Exception as error:  # noqa: BLE001  # whatever the host raises, recording stays on
         note_fault("plugin.config", error)
-        return True
+        return {}
+    return section if isinstance(section, Mapping) else {}
 
 
 def _home() -> Path:

@@ -1,7 +1,8 @@
 """How far this home has been pushed: the cursor and what the console last said.
 
 Kept in the store's bookkeeping, so that cursor, receipt and reported losses move in one SQLite
-transaction. The cursor is per fleet: another console starts from the first row.
+transaction. Each plane has a cursor of its own, and it is per fleet: to another console the local
+plane starts from its first row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from agent_client.store import Store
 
-_CURSOR: Final = "push.cursor."
+_CURSOR: Final = "push.cursor"
 _RECEIPT: Final = "push.receipt"
 _BLOCKED: Final = "push.blocked"
 _NOT_BEFORE: Final = "push.not_before_ns"
@@ -61,12 +62,13 @@ class Progress:
     last_reason: str = ""
 
 
-def load_progress(store: Store, fleet_id: str) -> Progress:
-    """The progress towards a fleet; a damaged entry counts as absent."""
+def load_progress(store: Store, fleet_id: str, plane: str = "local") -> Progress:
+    """The progress of a plane towards a fleet; a damaged entry counts as absent."""
     last = _object(store.state_get(_LAST))
-    receipt, blocked = _object(store.state_get(_RECEIPT)), _object(store.state_get(_BLOCKED))
+    receipt = _object(store.state_get(_of(_RECEIPT, plane)))
+    blocked = _object(store.state_get(_of(_BLOCKED, plane)))
     return Progress(
-        cursor=_whole(store.state_get(_CURSOR + fleet_id)),
+        cursor=_whole(store.state_get(cursor_key(fleet_id, plane))),
         receipt=_receipt(receipt) if receipt.get("fleet_id") == fleet_id else None,
         blocked=_blocked(blocked) if blocked.get("fleet_id") == fleet_id else None,
         not_before_ns=_whole(store.state_get(_NOT_BEFORE)),
@@ -76,7 +78,30 @@ def load_progress(store: Store, fleet_id: str) -> Progress:
     )
 
 
-def receipt_state(fleet_id: str, cursor: int, receipt: LastReceipt) -> dict[str, str | None]:
+def cursor_key(fleet_id: str, plane: str = "local") -> str:
+    """The name of a cursor in the store's bookkeeping."""
+    return f"{_of(_CURSOR, plane)}.{fleet_id}"
+
+
+def _of(name: str, plane: str) -> str:
+    """The name of a plane's own entry; the local plane's are the oldest and have none."""
+    return name if plane == "local" else f"{name}.{plane}"
+
+
+def forget_state(store: Store, plane: str, *names: str) -> None:
+    """Forget how far a plane got, towards every fleet, and what else stands under ``names``.
+
+    Writes nothing when there is nothing. Errors: StoreError.
+    """
+    entries = (*names, *(_of(name, plane) for name in (_CURSOR, _RECEIPT, _BLOCKED)))
+    held = [key for name in entries for key in store.state_keys(name)]
+    if held:
+        store.state_set(dict.fromkeys(held))
+
+
+def receipt_state(
+    fleet_id: str, cursor: int, receipt: LastReceipt, plane: str = "local"
+) -> dict[str, str | None]:
     """The bookkeeping of an acknowledged batch; set it in one transaction with the losses."""
     shown = {
         "fleet_id": fleet_id,
@@ -90,17 +115,19 @@ def receipt_state(fleet_id: str, cursor: int, receipt: LastReceipt) -> dict[str,
         "policy_etag": receipt.policy_etag,
     }
     return {
-        _CURSOR + fleet_id: str(cursor),
-        _RECEIPT: json.dumps(shown),
-        _BLOCKED: None,
+        cursor_key(fleet_id, plane): str(cursor),
+        _of(_RECEIPT, plane): json.dumps(shown),
+        _of(_BLOCKED, plane): None,
         _NOT_BEFORE: None,
     }
 
 
-def blocked_state(fleet_id: str, blocked: Blocked | None) -> dict[str, str | None]:
+def blocked_state(
+    fleet_id: str, blocked: Blocked | None, plane: str = "local"
+) -> dict[str, str | None]:
     """The bookkeeping of a batch refused for good; None lifts it."""
     if blocked is None:
-        return {_BLOCKED: None}
+        return {_of(_BLOCKED, plane): None}
     shown = {
         "fleet_id": fleet_id,
         "batch_id": blocked.batch_id,
@@ -110,7 +137,7 @@ def blocked_state(fleet_id: str, blocked: Blocked | None) -> dict[str, str | Non
         "retry_ns": blocked.retry_ns,
         "client_version": blocked.client_version,
     }
-    return {_BLOCKED: json.dumps(shown)}
+    return {_of(_BLOCKED, plane): json.dumps(shown)}
 
 
 def outcome_state(

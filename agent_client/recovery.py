@@ -1,33 +1,20 @@
-"""Recovers what dead processes left: their spools, runs no signal closed, costs not yet known."""
+"""Recovers what dead processes left: their spools, runs and turns no signal ended, their costs."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_client.costs import LOOK_BACK_S, read_costs, reconciled_runs
+from agent_client.adopt import adopt, has_rows
+from agent_client.closing import closing_event, owed_spans, settled_runs
+from agent_client.contract.events import SpanEvent
+from agent_client.costs import LOOK_BACK_S, overridden_sessions, priced_runs, read_costs
 from agent_client.files import telemetry_dir
 from agent_client.journal import Intake, Journal
 from agent_client.spool import dead_spools, known_processes, living_processes
-from agent_client.store import StoreError, add_to_state, get_state, put_state, run_event
-
-_LAST_EVENT = """
-SELECT max(t) FROM (
-  SELECT max(coalesce(end_ns, start_ns)) AS t FROM tel_model_calls WHERE run_id = :run
-  UNION ALL SELECT max(coalesce(end_ns, start_ns)) FROM tel_tool_calls WHERE run_id = :run
-  UNION ALL SELECT max(ts_ns) FROM tel_error_events WHERE run_id = :run)
-"""
-_COUNTS = """
-SELECT (SELECT count(*) FROM tel_model_calls WHERE run_id = :run),
-       (SELECT count(*) FROM tel_tool_calls WHERE run_id = :run),
-       (SELECT count(*) FROM tel_error_events WHERE run_id = :run)
-       + (SELECT count(*) FROM tel_tool_calls
-          WHERE run_id = :run AND result_class IN ('error', 'timeout'))
-"""
-_LAST_ERROR = """
-SELECT ts_ns, recovery FROM tel_error_events WHERE run_id = ? ORDER BY ts_ns DESC LIMIT 1
-"""
+from agent_client.store import StoreError, add_to_state, get_state, put_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +33,7 @@ def recover(home: Path, *, own_process_id: str = "") -> RecoveryReport:
     nothing, and makes no file, where nothing was ever recorded.
     Errors: StoreError.
     """
-    if not telemetry_dir(home).is_dir():
+    if not telemetry_dir(home).is_dir() and not has_rows(home):
         return RecoveryReport()
     journal = Journal(home)
     try:
@@ -79,46 +66,82 @@ def _recover(home: Path, journal: Journal, own_process_id: str) -> RecoveryRepor
     with journal.locked() as connection:
         # Under the lock: a process that began since we looked would be taken for a dead one.
         living = living_processes(folder) | {own_process_id}
-        closing = [
-            _closing_event(connection, run_id)
-            for run_id, process_id in connection.execute(
-                "SELECT run_id, process_id FROM tel_open_runs"
-            ).fetchall()
-            if process_id not in living
-        ]
-        journal.append_events(connection, [event for event in closing if event])
-        _reconcile_costs(home, journal, connection)
+        closed = _close_runs(journal, connection, living)
+        _end_turns(journal, connection, has_living=bool(living - {own_process_id}))
+        _price_since_last_time(home, journal, connection)
         # A ring's cursor may go only after its file: it is what keeps a re-read from doubling.
         _fold_rings(connection, known_processes(folder) | {own_process_id})
-    return RecoveryReport(spools, events, sum(1 for event in closing if event))
+    events += adopt(home, journal)
+    return RecoveryReport(spools, events, closed)
 
 
-def _reconcile_costs(home: Path, journal: Journal, connection: sqlite3.Connection) -> None:
+def _close_runs(journal: Journal, connection: sqlite3.Connection, living: set[str]) -> int:
+    """Close the runs of processes that are gone, with the spans they owe; returns how many runs."""
+    orphans = [
+        run_id
+        for run_id, process_id in connection.execute(
+            "SELECT o.run_id, process_id FROM tel_open_runs o LEFT JOIN tel_runs r USING (run_id) "
+            "ORDER BY start_ns DESC"  # subagents before those who sent them
+        ).fetchall()
+        if process_id not in living
+    ]
+    closed: list[dict[str, object]] = []
+    for run_id in orphans:
+        event = closing_event(connection, run_id)
+        connection.execute("DELETE FROM tel_open_runs WHERE run_id = ?", (run_id,))
+        if event is not None:
+            journal.append_events(connection, [event])
+            closed.append(event)
+    # A parent that ended in order may owe the span of a subagent that did not.
+    parents = {event["parent_run_id"] for event in closed} - {None, *orphans}
+    for run_id in orphans:
+        _append(journal, connection, owed_spans(connection, run_id))
+    for run_id in sorted(map(str, parents)):
+        _append(journal, connection, owed_spans(connection, run_id))
+    return len(closed)
+
+
+def _end_turns(journal: Journal, connection: sqlite3.Connection, *, has_living: bool) -> None:
+    """Make up the spans of runs that were closed in order and owe some all the same."""
+    after_seq = int(get_state(connection, "spans.seen_seq") or 0)
+    run_ids, seen_seq = settled_runs(connection, after_seq, has_living=has_living)
+    for run_id in run_ids:
+        _append(journal, connection, owed_spans(connection, run_id))
+    if seen_seq != after_seq:
+        put_state(connection, {"spans.seen_seq": str(seen_seq)})
+
+
+def _append(journal: Journal, connection: sqlite3.Connection, spans: list[SpanEvent]) -> None:
+    journal.append_events(connection, [span.to_dict() for span in spans])
+
+
+def reconcile(home: Path, session_ids: Iterable[str]) -> int:
+    """Price the ended runs of these sessions; returns how many have another cost now.
+
+    Errors: OSError, sqlite3.Error.
+    """
+    wanted = sorted(set(session_ids))
+    costs = read_costs(home, session_ids=wanted)  # before the lock: others wait for that one
+    journal = Journal(home)
+    try:
+        with journal.locked() as connection:
+            events = priced_runs(connection, costs, wanted)
+            journal.append_events(connection, events)
+    finally:
+        journal.close()
+    return len(events)
+
+
+def _price_since_last_time(home: Path, journal: Journal, connection: sqlite3.Connection) -> None:
     seen_s = float(get_state(connection, "cost.seen_s") or 0.0)
-    sessions = read_costs(home, seen_s - LOOK_BACK_S)
-    journal.append_events(connection, reconciled_runs(connection, sessions))
-    newest_s = max((session.last_seen_s for session in sessions), default=seen_s)
+    since_s = seen_s - LOOK_BACK_S
+    costs = read_costs(home, since_s=since_s)
+    ended = overridden_sessions(connection, since_s)
+    events = priced_runs(connection, costs, {cost.session_id for cost in costs} | ended.keys())
+    journal.append_events(connection, events)
+    newest_s = max((*(cost.last_seen_s for cost in costs), *ended.values(), seen_s))
     if newest_s > seen_s:
         put_state(connection, {"cost.seen_s": repr(newest_s)})
-
-
-def _closing_event(connection: sqlite3.Connection, run_id: str) -> dict[str, object]:
-    event = run_event(connection, run_id)
-    connection.execute("DELETE FROM tel_open_runs WHERE run_id = ?", (run_id,))
-    if event is None:
-        return {}
-    last_ns = connection.execute(_LAST_EVENT, {"run": run_id}).fetchone()[0]
-    error = connection.execute(_LAST_ERROR, (run_id,)).fetchone()
-    has_failed = error is not None and error[1] == "none" and error[0] >= (last_ns or 0)
-    model_calls, tool_calls, errors = connection.execute(_COUNTS, {"run": run_id}).fetchone()
-    return {
-        **event,
-        "end_ns": max(event["start_ns"], last_ns or 0),  # type: ignore[call-overload]  # int by schema
-        "end_reason": "failed" if has_failed else "abandoned",
-        "model_call_count": model_calls,
-        "tool_call_count": tool_calls,
-        "error_count": max(event["error_count"] or 0, errors),  # type: ignore[call-overload,unused-ignore]  # int by schema
-    }
 
 
 def _fold_rings(connection: sqlite3.Connection, known: set[str]) -> None:

@@ -5,10 +5,12 @@ when the process is killed, so nothing on the path waits for a disk and nothing
 accepted is lost (a power cut may lose what was not yet written back).
 
 A ring has one producer thread and one consumer (the writer thread, or the
-process that recovers it). A frame is ``crc32, length, k, n, payload``, padded to
-8 bytes: ``k`` counts a ring's frames without a gap, ``n`` orders frames across
-the rings of a process. A reader trusts a frame only when its checksum, seeded
-with the expected ``k``, fits: torn and stale frames fail it.
+process that recovers it). A signal handler that emits inside its own thread's
+``append`` is told so (False) and takes another ring. A frame is ``crc32,
+length, k, n, payload``, padded to 8 bytes: ``k`` counts a ring's frames without
+a gap, ``n`` orders frames across the rings of a process. A reader trusts a
+frame only when its checksum, seeded with the expected ``k``, fits: torn and
+stale frames fail it.
 
 The layout of a process's folder: ``spool/<process id>/lock`` (flock held while
 it lives) and ``<number>.ring``.
@@ -40,6 +42,9 @@ MAX_FRAMES: Final = 10_000
 """The specification's bound on queued events; above it the oldest go first."""
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 """A real event is under 1 KiB; larger ones would let one caller push out everyone's events."""
+HOT_BYTES: Final = 64 * 1024
+"""A ring that is empty beyond this begins again at its front: the first store into a page of a
+mapped file costs some 10 microseconds, and a ring that is kept drained needs few pages."""
 STALE_NEW_S: Final = 3600
 """A folder half-made by a process that died is removed after this."""
 
@@ -77,11 +82,11 @@ class Ring:
     """One mapped ring: ``append`` by one thread, ``read`` and ``release`` by the consumer."""
 
     __slots__ = (
+        "_is_appending",
         "_lock",
         "_numbers",
         "capacity",
-        "head",
-        "k",
+        "end",
         "map",
         "refused",
         "ring_id",
@@ -95,41 +100,81 @@ class Ring:
         self.ring_id = ring_id
         self.map = memory
         self.capacity = capacity
-        self.head = self.tail = 0
-        self.k = self.tail_k = 0
+        # Offset and number of the next frame, moved by one store: whatever a signal handler
+        # raises between two bytecodes of an append, the frame is in or it is not.
+        self.end = (0, 0)
+        self.tail = self.tail_k = 0
+        self._is_appending = False
         self.refused = dict.fromkeys(REFUSED_REASONS, 0)
         self._numbers = numbers
         # Re-entrant: a signal handler may emit while its own thread makes room.
         self._lock = threading.RLock()
 
     @property
+    def head(self) -> int:
+        """Offset of the next frame."""
+        return self.end[0]
+
+    @property
+    def k(self) -> int:
+        """Number of the next frame: how many were appended."""
+        return self.end[1]
+
+    @property
     def queued(self) -> int:
         """Frames appended and not yet released."""
-        return self.k - self.tail_k
+        return self.end[1] - self.tail_k
 
-    def append(self, payload: bytes) -> None:
-        """Copy one payload in; the oldest frames make room. No system call on this path."""
-        length = len(payload)
-        size = (_FRAME_BYTES + length + 7) & ~7
-        head = self.head
-        position = head % self.capacity
-        room = self.capacity - position
-        need = size if size <= room else room + size
-        k = self.k
-        if head + need - self.tail > self.capacity or k - self.tail_k >= MAX_FRAMES:
-            self._make_room(need)
-        if size > room:
-            if room >= _FRAME_BYTES:
-                start = HEADER_BYTES + position
-                self.map[start : start + _FRAME_BYTES] = _FRAME.pack(0, _WRAP, k, 0)
-            head += room
-            position = 0
-        start = HEADER_BYTES + position
-        self.map[start : start + _FRAME_BYTES + length] = (
-            _FRAME.pack(crc32(payload, k & _MASK), length, k, next(self._numbers)) + payload
-        )
-        self.k = k + 1
-        self.head = head + size
+    def append(self, payload: bytes) -> bool:
+        """Copy one payload in; the oldest frames make room. No system call on this path.
+
+        False, and nothing done, inside another append of this ring. Only a signal handler gets
+        there (no bytecode between the look and the mark lets one in), and what it wrote, the
+        append that it interrupted would overwrite.
+        """
+        if self._is_appending:
+            return False
+        self._is_appending = True
+        try:
+            length = len(payload)
+            size = (_FRAME_BYTES + length + 7) & ~7
+            head, k = self.end
+            position = head % self.capacity
+            if position > HOT_BYTES and self.tail == head:
+                head = self._begin_again()
+                position = head % self.capacity
+            room = self.capacity - position
+            need = size if size <= room else room + size
+            if head + need - self.tail > self.capacity or k - self.tail_k >= MAX_FRAMES:
+                self._make_room(need)
+            if size > room:
+                if room >= _FRAME_BYTES:
+                    start = HEADER_BYTES + position
+                    self.map[start : start + _FRAME_BYTES] = _FRAME.pack(0, _WRAP, k, 0)
+                head += room
+                position = 0
+            start = HEADER_BYTES + position
+            self.map[start : start + _FRAME_BYTES + length] = (
+                _FRAME.pack(crc32(payload, k & _MASK), length, k, next(self._numbers)) + payload
+            )
+            self.end = (head + size, k + 1)
+        finally:
+            self._is_appending = False
+        return True
+
+    def _begin_again(self) -> int:
+        """Move an empty ring to its front, unless the writer is looking; where its head is then."""
+        head, k = self.end
+        if self._lock.acquire(blocking=False):
+            try:
+                if self.tail == head:
+                    head += self.capacity - head % self.capacity
+                    # Killed here, the tail points at an old frame: its number says it is stored.
+                    self._move_tail(head, k)
+                    self.end = (head, k)
+            finally:
+                self._lock.release()
+        return head
 
     def refuse(self, reason: str) -> None:
         """Count an event that was not accepted, where a recovering process finds the count."""
@@ -240,6 +285,7 @@ class Spool:
         self.rings: list[Ring] = []
         self._capacity = capacity
         self._numbers = itertools.count()
+        self._ring_numbers = itertools.count()
         self._lock_fd = -1
         self._folder = folder / self.process_id
         try:
@@ -259,16 +305,18 @@ class Spool:
         # Locked before it is visible: nobody can take a living process for a dead one.
         fresh.rename(self._folder)
 
-    def new_ring(self) -> Ring:
+    def new_ring(self, capacity: int = 0) -> Ring:
         """A ring of its own file, reserved whole; in memory when the disk will not."""
-        ring_id = f"{self.process_id}.{len(self.rings)}"
-        ring = Ring(ring_id, self._map(ring_id), self._numbers, self._capacity)
-        ring.map[:24] = MAGIC + _U64.pack(self._capacity) + _U64.pack(0)
+        capacity = capacity or self._capacity
+        # Not the length of the list: a signal handler that emits may come in between.
+        ring_id = f"{self.process_id}.{next(self._ring_numbers)}"
+        memory = self._map(ring_id, HEADER_BYTES + capacity)
+        ring = Ring(ring_id, memory, self._numbers, capacity)
+        ring.map[:24] = MAGIC + _U64.pack(capacity) + _U64.pack(0)
         self.rings.append(ring)
         return ring
 
-    def _map(self, ring_id: str) -> mmap.mmap:
-        size = HEADER_BYTES + self._capacity
+    def _map(self, ring_id: str, size: int) -> mmap.mmap:
         if self.is_durable:
             path = self._folder / f"{ring_id.rpartition('.')[2]}.ring"
             try:

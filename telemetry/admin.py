@@ -1,4 +1,4 @@
-"""Read-only admins of the ledger: batches with their receipts, and quarantined lines."""
+"""Read-only admins: batches with their receipts, quarantined lines, run summaries."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from agent_client.contract.aggregate import Heartbeat
 from fleet.admin.base import FactAdmin, gone
 from fleet.console.labels import label, plain_label
 from fleet.console.rendering import page
 from fleet.models import Install
-from fleet.templatetags.fleet_format import ago, byte_size, exact
-from telemetry.models import IngestBatch, QuarantinedLine
+from fleet.templatetags.fleet_format import ago, byte_size, duration_ms, exact, words
+from telemetry.models import AggregateRecord, IngestBatch, QuarantinedLine
 
 MAX_LINES_SHOWN = 200
 
@@ -173,3 +174,64 @@ class QuarantinedLineAdmin(FactAdmin):
             item.raw_text[:1000],
             item.raw_text[:120],
         )
+
+
+@admin.register(AggregateRecord)
+class AggregateRecordAdmin(FactAdmin):
+    """Run summaries and heartbeats of installs whose owners opted in."""
+
+    list_display = ("occurred", "install", "what", "gist", "brought_by", "received")
+    list_display_links = None
+    list_select_related = False
+    list_filter = ("kind", "occurred_at")
+    search_fields = ("=install_id", "=record_id", "=batch_id")
+    search_help_text = gettext_lazy("Search a whole install id, record id or batch id")
+    readonly_fields = ("record_id",)
+    ordering = ("-occurred_at",)
+
+    @admin.display(description=gettext_lazy("Ended or seen"), ordering="occurred_at")
+    def occurred(self, item: AggregateRecord) -> SafeString:
+        """Distance to now."""
+        return ago(item.occurred_at)
+
+    @admin.display(description=gettext_lazy("Install"))
+    def install(self, item: AggregateRecord) -> SafeString:
+        """Whose it is."""
+        return install_link(item.install_id)
+
+    @admin.display(description=gettext_lazy("Kind"), ordering="kind")
+    def what(self, item: AggregateRecord) -> str:
+        """Its kind in words."""
+        return words(item.kind)
+
+    @admin.display(description=gettext_lazy("In short"))
+    def gist(self, item: AggregateRecord) -> SafeString:
+        """What matters of it; the whole of it in the title."""
+        data = item.data
+        if item.kind == Heartbeat.KIND:
+            parts = [data["client_version"], data["agent_version"], data["os_family"]]
+        else:
+            calls = data["model_call_count"] + data["tool_call_count"]
+            parts = [
+                words(data["end_reason"]),
+                data["entrypoint"],
+                duration_ms(data["duration_ms"]),
+            ]
+            parts.append(_("%s calls") % exact(calls))
+        text = json.dumps(data, ensure_ascii=False)[:2000]
+        return format_html('<bdi title="{}">{}</bdi>', text, " · ".join(parts))
+
+    @admin.display(description=gettext_lazy("Brought by batch"))
+    def brought_by(self, item: AggregateRecord) -> SafeString:
+        """The batch, and with it the consent."""
+        return format_html(
+            '<a class="hf-link hf-mono" href="{}?q={}">{}</a>',
+            reverse("admin:telemetry_ingestbatch_changelist"),
+            item.batch_id,
+            str(item.batch_id)[:8],
+        )
+
+    @admin.display(description=gettext_lazy("Received"), ordering="received_at")
+    def received(self, item: AggregateRecord) -> SafeString:
+        """Distance to now."""
+        return ago(item.received_at)

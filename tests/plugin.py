@@ -19,9 +19,14 @@ import pytest
 
 from tests import claims, services, suite
 
-REQUIRED_IN_CI = ("postgres", "redis", "browser", "real_agent", "shells")
+REQUIRED_IN_CI = ("postgres", "redis", "browser", "real_agent", "real_receiver", "shells")
 """Markers of tests that show nothing when skipped; a skip there must not look like success."""
-LABELS = {"browser": "browser", "real_agent": "real agent", "shells": "shells"}
+LABELS = {
+    "browser": "browser",
+    "real_agent": "real agent",
+    "real_receiver": "real receiver",
+    "shells": "shells",
+}
 RAN_ON = "ran_on"
 """Name of the user property by which a test says what it ran on: see the fixture of this name."""
 

@@ -23,9 +23,10 @@ MAX_LINES = 500
 LAZY_IMPORTS = {
     "agent_client/config.py": {"yaml"},
     "agent_client/policy/apply.py": {"yaml"},
-    "agent_client/contract/redact.py": {"phonenumbers", "re2"},
+    "agent_client/contract/redact.py": {"re2"},
+    "agent_client/contract/redact_phones.py": {"phonenumbers"},
     "agent_client/contract/dsse.py": {"cryptography"},
-    "agent_client/otlp.py": {"opentelemetry"},
+    "agent_client/otlp/encode.py": {"google", "opentelemetry"},
     "agent_client/push.py": {"zstandard"},
     "agent_client/plugin.py": {"agent", "hermes_cli", "hermes_constants", "hermes_state"},
 }

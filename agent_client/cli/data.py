@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
 from agent_client.files import telemetry_dir
+
+if TYPE_CHECKING:
+    from agent_client.export import ExportReport
 
 DAY_NS = 86_400 * 10**9
 
@@ -24,6 +27,7 @@ def since_ns(days: float | None) -> int | None:
 
 def run_insights(args: argparse.Namespace) -> int:
     """Print the Observability section, or its numbers."""
+    from agent_client.contract.redact import redact_value
     from agent_client.insights import overview
     from agent_client.insights_text import render
     from agent_client.recovery import recover
@@ -39,7 +43,9 @@ def run_insights(args: argparse.Namespace) -> int:
             talk("Run 'hermes plugins enable telemetry', then use the agent.")
         return EXIT_OK
     with Store(home) as store:  # migrates a database of an earlier version before it is read
-        found = overview(store.connection, since_ns(args.days))
+        seen = overview(store.connection, since_ns(args.days))
+    # A terminal is a way out too: what stands where a name belongs may be a secret.
+    found = {name: redact_value(part) for name, part in seen.items()}
     if is_json(args):
         say_json(found)
         return EXIT_OK
@@ -52,7 +58,10 @@ def run_insights(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write the redacted rows; counts and warnings go to stderr, or as JSON there."""
+    """Write the redacted records; counts and warnings go to stderr, with ``--json`` as JSON.
+
+    The JSON answer goes to stdout, or to stderr where stdout carries the records.
+    """
     if args.otlp:
         from agent_client.cli.otlp import drain_otlp
 
@@ -64,38 +73,40 @@ def run_export(args: argparse.Namespace) -> int:
 
     home = home_of(args)
     recover(home)
-    if not telemetry_dir(home).exists():
-        talk("nothing recorded yet")
-    warnings: list[str] = []
 
-    def write(out: BinaryIO) -> dict[str, int]:
-        with Ticker("exporting"):
-            report = export(
+    def write(out: BinaryIO) -> ExportReport:
+        with Ticker("exporting") as ticker:
+            return export(
                 out,
                 fmt=args.format,
                 since_ns=since_ns(args.since),
                 include_content=args.include_content,
                 config=config.load(home),
                 home=home,
+                on_progress=lambda count: ticker.note(number(count, "record")),
             )
-        warnings.extend(report.warnings)
-        return report.counts
 
+    if not telemetry_dir(home).exists():
+        talk("nothing recorded yet")
     if args.out == "-":
-        counts = write(sys.stdout.buffer)
+        report = write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        counts = _to_file(Path(args.out).expanduser(), write)
-    for warning in warnings:
+        report = _to_file(Path(args.out).expanduser(), write)
+    total = sum(report.counts.values())
+    for warning in report.warnings:
         talk(f"warning: {warning}")
-    total = sum(counts.values())
-    if is_json(args) and args.out != "-":
-        say_json({"out": args.out, "counts": counts, "rows": total, "warnings": warnings})
-    talk(f"{number(total, 'row')} exported" + (f" to {args.out}" if args.out != "-" else ""))
+    if is_json(args):
+        answer = {"out": args.out, "counts": report.counts, "warnings": list(report.warnings)}
+        say_json({**answer, "rows": total}, to_stderr=args.out == "-")
+        return EXIT_OK
+    for kind, count in report.counts.items():
+        talk(f"  {kind:<20} {count:,}")
+    talk(f"{number(total, 'record')} exported" + (f" to {args.out}" if args.out != "-" else ""))
     return EXIT_OK
 
 
-def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[str, int]:
+def _to_file(path: Path, write: Callable[[BinaryIO], ExportReport]) -> ExportReport:
     """Write beside the target and rename: an interrupted export leaves no half file under its name.
 
     Special files (a pipe, /dev/stdout) are written in place.
@@ -107,9 +118,9 @@ def _to_file(path: Path, write: Callable[[BinaryIO], dict[str, int]]) -> dict[st
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as out:
-            counts = write(out)
+            report = write(out)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return counts
+    return report

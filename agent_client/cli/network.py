@@ -132,6 +132,8 @@ def run_push(args: argparse.Namespace) -> int:
         say_json(_result_json(result))
     else:
         say(result_text(result))
+        for line in _plane_lines(result):
+            say(line)
     if result.exit_code:
         for line in _advice(result):
             talk(line)
@@ -163,6 +165,15 @@ def result_text(result: PushResult) -> str:
     return f"{text}. {number(result.pending, 'row')} pending."
 
 
+def _plane_lines(result: PushResult) -> list[str]:
+    """A line a plane, when the aggregate one had its turn; what a key shuts here is no news."""
+    part = result.planes.get("aggregate")
+    if part is None or (part.status == "closed" and part.detail.startswith("telemetry.")):
+        return []
+    had_a_turn = {name: result.planes[name] for name in ("local", "aggregate")}
+    return [f"  {name}: {result_text(plane)}" for name, plane in had_a_turn.items()]
+
+
 def _advice(result: PushResult) -> list[str]:
     if result.status == "not_enrolled":
         return ["Enroll first: hermes-telemetry enroll URL -   (paste the string, press Enter)"]
@@ -180,6 +191,7 @@ def _advice(result: PushResult) -> list[str]:
 
 
 def _result_json(result: PushResult) -> dict[str, object]:
+    planes = {name: _result_json(part) for name, part in result.planes.items()}
     return {
         "status": result.status,
         "exit_code": result.exit_code,
@@ -193,30 +205,49 @@ def _result_json(result: PushResult) -> dict[str, object]:
         "rejected_counts": result.rejected_counts,
         "pending": result.pending,
         "retry_after_s": result.retry_after_s,
+        **({"planes": planes} if planes else {}),
     }
 
 
 def _show_preview(args: argparse.Namespace) -> int:
-    preview = preview_push(home_of(args))
-    if isinstance(preview, PushResult):
+    found = preview_push(home_of(args))
+    if isinstance(found, PushResult):
         if is_json(args):
-            say_json(_result_json(preview))
+            say_json(_result_json(found))
         else:
-            say(result_text(preview))
-        for line in _advice(preview):
+            say(result_text(found))
+        for line in _advice(found):
             talk(line)
-        return preview.exit_code
+        return found.exit_code
     if args.lines:
-        sys.stdout.write(preview.body.decode("ascii", "replace"))
+        for preview in found:
+            talk(f"{preview.plane} plane:")
+            sys.stdout.write(preview.body.decode("ascii", "replace"))
+            sys.stdout.flush()
         return EXIT_OK
     if is_json(args):
-        say_json(_preview_json(preview))
+        say_json(
+            {
+                "endpoint": found[0].endpoint,
+                "rows": sum(preview.rows for preview in found),
+                "pending": sum(preview.pending for preview in found),
+                "planes": {preview.plane: _preview_json(preview) for preview in found},
+            }
+        )
         return EXIT_OK
+    for preview in found:
+        _show_plane(preview)
+    talk("Nothing was sent.")
+    return EXIT_OK
+
+
+def _show_plane(preview: Preview) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in preview.counts.items())
     rows(
         [
+            ("Plane", preview.plane),
             ("To", preview.endpoint),
-            ("Rows", f"{preview.rows} of {preview.pending} pending: {counts}"),
+            ("Rows", f"{preview.rows} of {max(preview.pending, preview.rows)} pending: {counts}"),
             (
                 "Bytes",
                 f"{size_text(len(preview.body))}, {size_text(preview.wire_bytes)} on the wire",
@@ -229,13 +260,11 @@ def _show_preview(args: argparse.Namespace) -> int:
         say(line)
     if preview.rows > PREVIEW_LINES:
         say(f"… {preview.rows - PREVIEW_LINES} more; see all with --dry-run --lines")
-    talk("Nothing was sent.")
-    return EXIT_OK
+    say()
 
 
 def _preview_json(preview: Preview) -> dict[str, object]:
     return {
-        "endpoint": preview.endpoint,
         "pending": preview.pending,
         "rows": preview.rows,
         "counts": preview.counts,

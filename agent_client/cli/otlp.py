@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
-from typing import Protocol
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import clean, fail, number, say, say_json, talk
 from agent_client.cli.ticker import Ticker
 
 
-class DrainReport(Protocol):
-    """What ``otlp.drain`` answers, as far as it is shown; counts by signal."""
-
-    status: str
-    exit_code: int
-    sent: dict[str, int]
-    rejected: dict[str, int]
-    left: int
-    endpoint: str
-    reason: str
-    detail: str
-    missing: tuple[str, ...]
-
-
 def drain_otlp(args: argparse.Namespace) -> int:
     """Send once what is pending; the exit code says whether anything is left to be done."""
+    from agent_client.otlp.drain import drain
+
     home = home_of(args)
     with Ticker("sending to the collector") as ticker:
-        report: DrainReport = import_module("agent_client.otlp.drain").drain(
-            home, on_batch=lambda so_far: ticker.note(_counts(so_far.sent))
-        )
+        report = drain(home, on_batch=lambda so_far: ticker.note(_counts(so_far.sent)))
     if is_json(args):
         say_json(
             {

@@ -41,12 +41,13 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def say_json(value: Mapping[str, object]) -> None:
-    """The answer as JSON with its schema number, on stdout."""
+def say_json(value: Mapping[str, object], *, to_stderr: bool = False) -> None:
+    """The answer as JSON with its schema number, on stdout unless that carries data."""
     import json
 
     shown = {"schema": JSON_SCHEMA, **value}
-    say(json.dumps(shown, indent=2, ensure_ascii=True, default=str))
+    text = json.dumps(shown, indent=2, ensure_ascii=True, default=str)
+    (talk if to_stderr else say)(text)
 
 
 def tolerate(stream: TextIO) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sqlite3
-from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypedDict, cast
+from typing import TYPE_CHECKING
 
 from agent_client import config
 from agent_client.cli import home_of, is_json
@@ -16,37 +13,20 @@ from agent_client.cli.data import since_ns
 from agent_client.cli.output import EXIT_OK, paint, rows, say, say_json
 from agent_client.policy.posture import Posture, resolve
 
-Event = Mapping[str, object]
-
-
-class Summary(TypedDict):
-    """What ``preview.summarize`` answers."""
-
-    counts: Mapping[str, int]
-    fields: Mapping[str, Sequence[str]]
-
-
-class PreviewModule(Protocol):
-    """``agent_client.preview``, as far as it is called here."""
-
-    def preview(self, source: sqlite3.Connection, since_ns: int | None) -> Sequence[Event]:
-        """One event for each completed run."""
-
-    def heartbeat(self, home: Path) -> Event:
-        """The event that says which install, versions and system there are."""
-
-    def summarize(self, events: Sequence[Event]) -> Summary:
-        """Events by name, and the fields present."""
+if TYPE_CHECKING:
+    from agent_client.preview import Record
 
 
 def run_preview(args: argparse.Namespace) -> int:
     """Show the aggregate plane's events and its gate; nothing is sent."""
+    from agent_client.preview import heartbeat, summarize
+
     home = home_of(args)
     settings = config.load(home)
     posture = resolve(settings)
-    module = cast("PreviewModule", import_module("agent_client.preview"))
-    events = [*_events(home, module, args.days), module.heartbeat(home)]
+    events = [*_summaries(home, args.days), heartbeat(home)]
     closed = _closed_because(settings, posture)
+    found = summarize(events)
     if is_json(args):
         say_json(
             {
@@ -54,32 +34,26 @@ def run_preview(args: argparse.Namespace) -> int:
                 "closed_because": closed,
                 "consent_state": posture.consent_state,
                 "allow_aggregate": posture.allow_aggregate,
-                "summary": module.summarize(events),
+                "summary": found,
                 "events": events if args.lines else [],
             }
         )
         return EXIT_OK
     if args.lines:
         for event in events:
-            say(json.dumps(event, ensure_ascii=True, default=str))
+            say(json.dumps(event, separators=(",", ":")))  # the bytes that a push sends
         return EXIT_OK
     gate = paint("closed", "dim") if closed else paint("open", "green")
     say(f"{paint('Aggregate plane:', 'bold')} {gate}")
-    summary = module.summarize(events)
-    rows(
-        [
-            ("because", "\n".join(closed) or "consent is aggregate and the operator allows it"),
-            ("events", ", ".join(f"{count:,} {name}" for name, count in summary["counts"].items())),
-            ("fields", "\n".join(f"{n}: {', '.join(f)}" for n, f in summary["fields"].items())),
-        ],
-        indent="  ",
-    )
+    because = "\n".join(closed) or "consent is aggregate and the operator allows it"
+    rows([("because", because), *_described(found)], indent="  ")
     say()
     say("Nothing was sent. See every event: hermes-telemetry preview --lines")
     return EXIT_OK
 
 
-def _events(home: Path, module: PreviewModule, days: float | None) -> Sequence[Event]:
+def _summaries(home: Path, days: float | None) -> list[Record]:
+    from agent_client.preview import preview
     from agent_client.recovery import recover
     from agent_client.store import Store, database_path
 
@@ -87,7 +61,7 @@ def _events(home: Path, module: PreviewModule, days: float | None) -> Sequence[E
     if not database_path(home).exists():
         return []
     with Store(home) as store:
-        return list(module.preview(store.connection, since_ns(days)))
+        return preview(store.connection, since_ns(days))
 
 
 def _closed_because(settings: config.ClientConfig, posture: Posture) -> list[str]:
@@ -100,3 +74,14 @@ def _closed_because(settings: config.ClientConfig, posture: Posture) -> list[str
         source = settings.source("telemetry.consent_state")
         reasons.append(f"telemetry.consent_state is {posture.consent_state} ({source})")
     return reasons
+
+
+def _described(summary: dict[str, object]) -> list[tuple[str, str]]:
+    """Each kind of event: how many there are, and which fields they have."""
+    counts, fields = summary["counts"], summary["fields"]
+    assert isinstance(counts, dict)  # noqa: S101  # as summarize says
+    assert isinstance(fields, dict)  # noqa: S101  # as above
+    return [
+        (name.removeprefix("workflow_"), f"{count:,} with {', '.join(fields[name])}")
+        for name, count in counts.items()
+    ]

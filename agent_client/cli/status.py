@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Final
 
@@ -130,7 +129,9 @@ def _otlp(home: Path, settings: config.ClientConfig) -> Otlp:
     if settings.get("telemetry.export.otlp.enabled") is not True:
         return Otlp(is_enabled=False, endpoint=endpoint, headers=headers)
     # Loaded only where it is switched on: it knows what has been sent to this very endpoint.
-    state = import_module("agent_client.otlp.state").otlp_state(home, settings)
+    from agent_client.otlp.state import otlp_state
+
+    state = otlp_state(home, settings)
     return Otlp(
         is_enabled=True,
         endpoint=endpoint,

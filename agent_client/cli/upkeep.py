@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from importlib import import_module
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import (
@@ -25,16 +24,8 @@ from agent_client.cli.output import (
 from agent_client.cli.ticker import Ticker
 from agent_client.files import telemetry_dir
 
-
-class PruneReport(Protocol):
-    """What ``retention.prune`` answers, as far as it is shown."""
-
-    rows: dict[str, int]
-    unsent_rows: int
-    log_files: int
-    log_bytes: int
-    oldest_kept_ns: int | None
-    hold: str
+if TYPE_CHECKING:
+    from agent_client.pruner import PruneReport
 
 
 _HOLDS: Final = {
@@ -74,6 +65,7 @@ def run_rebuild(args: argparse.Namespace) -> int:
 def run_prune(args: argparse.Namespace) -> int:
     """Remove what is older than the retention; asks before it removes more than that."""
     from agent_client import config
+    from agent_client.retention import prune
 
     home = home_of(args)
     kept_days = config.load(home).get("telemetry.retention_days")
@@ -84,7 +76,7 @@ def run_prune(args: argparse.Namespace) -> int:
         if code is not None:
             return code
     with Ticker("pruning") as ticker:
-        report: PruneReport = import_module("agent_client.retention").prune(
+        report = prune(
             home,
             retention_days=days,
             dry_run=args.dry_run,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-ValueType = Literal["bool", "int", "str", "url", "enum", "env_map"]
+ValueType = Literal["bool", "int", "str", "url", "enum", "env_map", "prices"]
 
 MAX_KEY_CHARS: Final = 200
 MAX_VALUE_CHARS: Final = 16_384
@@ -22,6 +22,12 @@ MAX_VALUE_CHARS: Final = 16_384
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9_\-]*"
 _DOTTED = re.compile(rf"{_SEGMENT}(\.{_SEGMENT})*", re.ASCII)
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
+PRICED: Final = ("input", "output", "cache_read", "cache_write", "reasoning")
+"""Kinds of tokens that may have a price; the first two must."""
+MAX_PRICES: Final = 100
+"""Models with a price of their own; a table of hundreds is a catalogue, not a contract."""
+MAX_PRICE_USD: Final = 100_000
+"""For a million tokens. The dearest models cost hundreds: more is a price for one token."""
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 
 
@@ -107,10 +113,17 @@ TELEMETRY_KEYS: Final[tuple[PolicyKey, ...]] = (
         loosens=(True,),
     ),
     PolicyKey(
+        "telemetry.prices",
+        "prices",
+        default={},
+        help="Negotiated prices: provider/model or model to US dollars for a million tokens.",
+        plane="local",
+    ),
+    PolicyKey(
         "telemetry.export.otlp.enabled",
         "bool",
         default=False,
-        help="Send spans to an OpenTelemetry collector.",
+        help="Send the local plane to an OpenTelemetry collector.",
         plane="local",
         loosens=(True,),
     ),
@@ -126,6 +139,35 @@ TELEMETRY_KEYS: Final[tuple[PolicyKey, ...]] = (
         "env_map",
         default={},
         help="Header name to the NAME of an environment variable; never a value.",
+        plane="local",
+    ),
+    PolicyKey(
+        "telemetry.export.otlp.semconv_profile",
+        "enum",
+        default="1.41",
+        help="The GenAI conventions a collector understands: 1.41, the renamed next, or both.",
+        plane="local",
+        choices=("1.41", "next", "both"),
+    ),
+    PolicyKey(
+        "telemetry.export.otlp.logs",
+        "bool",
+        default=True,
+        help="Send errors and happenings as log records; off for collectors that take only traces.",
+        plane="local",
+    ),
+    PolicyKey(
+        "telemetry.export.otlp.metrics",
+        "bool",
+        default=True,
+        help="Send metrics; off for collectors that take only traces.",
+        plane="local",
+    ),
+    PolicyKey(
+        "telemetry.export.otlp.errors_as_span_events",
+        "bool",
+        default=False,
+        help="Repeat a run's errors as events of its span, for collectors that take no logs.",
         plane="local",
     ),
     PolicyKey(
@@ -213,6 +255,8 @@ def _typed_fault(entry: PolicyKey, value: object) -> str:
         return f"Use a number from {entry.minimum} to {entry.maximum}."
     if entry.type == "env_map":
         return _env_map_fault(value)
+    if entry.type == "prices":
+        return _prices_fault(value)
     if not isinstance(value, str):
         return "Use a text."
     if entry.type == "enum":
@@ -231,6 +275,28 @@ def _env_map_fault(value: object) -> str:
         if not isinstance(name, str) or _ENV_NAME.fullmatch(name) is None:
             return "Name an environment variable (A-Z, 0-9, _), never the header's value."
     return ""
+
+
+def _prices_fault(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return "Use a map of model, or provider/model, to its prices."
+    if len(value) > MAX_PRICES:
+        return f"At most {MAX_PRICES} models can have a price."
+    for model, prices in value.items():
+        if not isinstance(model, str) or not 0 < len(model) <= MAX_KEY_CHARS:
+            return "Name a model, or provider/model, in at most 200 characters."
+        if not isinstance(prices, Mapping) or not {"input", "output"} <= prices.keys():
+            return "Give each model a price for input and for output."
+        if not prices.keys() <= set(PRICED):
+            return "Use only these prices: " + ", ".join(PRICED) + "."
+        if not all(_is_price(price) for price in prices.values()):
+            return f"A price is a number of dollars from 0 to {MAX_PRICE_USD:,} a million tokens."
+    return ""
+
+
+def _is_price(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= MAX_PRICE_USD  # type: ignore[operator]  # a number: looked at
 
 
 def nest(pins: Mapping[str, object]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Linear in the length of its input, idempotent, thread-safe, and closed on failure: whatever goes
 wrong, a missing google-re2 included, the text becomes `UNAVAILABLE`. No I/O, no clock; google-re2
-and phonenumbers are imported inside functions, at the first text.
+is imported inside functions, at the first text, phonenumbers at the first telephone number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from agent_client.contract.redact_finders import (
     build_secret_matcher,
     build_strict_matcher,
 )
-from agent_client.contract.redact_pii import PhoneCheck
+from agent_client.contract.redact_phones import PhoneNumbers
+from agent_client.contract.redact_rows import RowScrubber
 from agent_client.contract.redact_rules import RULESET_VERSION
 from agent_client.contract.redact_table import ALL_RULES
 from agent_client.contract.redact_walk import Walker, message_facts
@@ -83,35 +84,6 @@ class _Re2Compiler:
         return keyword_set
 
 
-def _phone_check() -> PhoneCheck:
-    import phonenumbers
-
-    def check(found: str, *, is_named: bool) -> bool:
-        if found[0] != "+":
-            return sum(c.isdigit() for c in found) >= 7
-        try:
-            number = phonenumbers.parse(found, None)
-        except phonenumbers.NumberParseException:
-            return False
-        if is_named:
-            return phonenumbers.is_possible_number(number)
-        return phonenumbers.is_valid_number(number)
-
-    return check
-
-
-def _lazy_phone_check() -> PhoneCheck:
-    """The check that loads phonenumbers (some 100 ms) only when a candidate turns up."""
-    loaded: list[PhoneCheck] = []
-
-    def check(found: str, *, is_named: bool) -> bool:
-        if not loaded:
-            loaded.append(_phone_check())
-        return loaded[0](found, is_named=is_named)
-
-    return check
-
-
 class _Engine:
     """Builds the matchers once a process and runs them.
 
@@ -149,7 +121,7 @@ class _Engine:
             long=build_long_matcher(compiler, ALL_RULES),
             secret=build_secret_matcher(compiler, ALL_RULES, scrub_once),
             strict=build_strict_matcher(compiler),
-            pii=build_pii_matcher(compiler, _lazy_phone_check()),
+            pii=build_pii_matcher(compiler, PhoneNumbers().check),
         )
 
 
@@ -165,17 +137,32 @@ def run_pass(data: bytes, matchers: list[Matcher]) -> tuple[bytes, list[tuple[in
 def run_passes(data: bytes, matchers: list[Matcher]) -> bytes:
     """The text after as many passes as change something.
 
-    What a pass replaced can only matter to the lines around, so that these are tried first.
+    The first matcher settles before the others look, which makes what they do an addition to what
+    it does alone: strict mode never takes less than standard mode, and judges less.
     """
+    first, others = matchers[:1], matchers[1:]
     for _ in range(MAX_PASSES):
-        after, places = run_pass(data, matchers)
-        if after == data:
+        data = _settle(data, first)
+        if not others:
             return data
-        data = after
-        around = [data[start:end] for start, end in windows_around(data, places)]
-        if all(run_pass(piece, matchers)[0] == piece for piece in around):
+        data, places = run_pass(data, others)
+        if _is_settled(data, places, matchers):
             return data
     return UNSTABLE
+
+
+def _settle(data: bytes, matchers: list[Matcher]) -> bytes:
+    for _ in range(MAX_PASSES):
+        data, places = run_pass(data, matchers)
+        if _is_settled(data, places, matchers):
+            return data
+    return UNSTABLE
+
+
+def _is_settled(data: bytes, places: list[tuple[int, int]], matchers: list[Matcher]) -> bool:
+    """Whether another pass changes nothing: a replacement matters to the lines around only."""
+    around = (data[start:end] for start, end in windows_around(data, places))
+    return all(run_pass(piece, matchers)[0] == piece for piece in around)
 
 
 def _scrub(text: str, *, strict: bool, pii: bool, level: int = 0) -> str:
@@ -271,9 +258,16 @@ def redact_record(record: Mapping[str, object]) -> dict[str, object]:
     """A flat export row with every string scrubbed. Never raises.
 
     Shape: the columns of the input, in their order. Ids, enumerations, model and tool names and
-    numbers come through unchanged.
+    numbers come through unchanged; a column that holds JSON is walked. Texts are judged once and
+    remembered, so that a million rows cost little more than their distinct values.
     """
-    return Walker(_scrubber(strict=False, pii=False), pii=False).walk_object(record)
+    return _rows.scrub(record)
+
+
+_rows = RowScrubber(
+    scrub=_scrubber(strict=False, pii=False),
+    walk=Walker(_scrubber(strict=False, pii=False), pii=False).walk_object,
+)
 
 
 def redact_message(

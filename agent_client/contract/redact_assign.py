@@ -7,9 +7,10 @@ the value that follows and judges it. Reading a value is bounded, so the whole s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+from agent_client.contract.redact_engine import mark
 from agent_client.contract.redact_names import NameClass, name_class
 from agent_client.contract.redact_values import (
     is_placeholder,
@@ -22,126 +23,132 @@ from agent_client.contract.redact_values import (
 # Name, what may close it, operator. No group, so that RE2 stays on its fast automaton.
 ASSIGN_PATTERN = (
     r"(?i)[\w.$-]*(?:pass|pwd|psw|secret|token|key|auth|cred|jwt|bearer|cookie|signature|mnemonic"
-    r"|dsn|sid|sas|psk|totp|sonar\.login|pat\b|pw\b|sig\b)[\w.-]*\\*[\"'`]?(?:\[\])?\]?\s{0,16}"
-    r"(?:string\s{0,4})?(?:[:?.+]{0,3}={1,2}>?|:{1,3}|\([\"'@]|,\s{0,4}\\*[\"'])"
+    r"|dsn|sid|sessionid|sas|psk|totp|sonar\.login|pat\b|pw\b|sig\b)[\w.-]*\\*[\"'`]?(?:\[\])?\]?\s{0,16}"
+    r"(?:string\s{0,4})?(?::\s{0,4}&?(?:'static\s{1,2})?(?:[Ss]tring|str|bytes|NSString"
+    r"|SecretStr|Option<String>)\??\s{0,4}=|[:?.+]{0,3}={1,2}>?|:{1,3}|(?:\|\||\?\?)\s{0,2}[\"'`]|\([\"'@]|,\s{0,4}\\*[\"'])"
 )
-ASSIGN_KEYWORDS = (
-    (
-        r"(?i)(?:pass|pwd|psw|secret|token|key|auth|cred|jwt|bearer|cookie|signature|mnemonic|dsn|sid|sas"
-        r"|psk|totp|sonar\.login|pat\b|pw\b|sig\b)[\w.-]*\\*[\"'`]?(?:\[\])?\]?\s{0,16}(?:string\s{0,4})?[:=?.+(,]"
-    ),
-)
+ASSIGN_KEYWORDS = tuple(
+    "(?i)" + word
+    for word in (
+        "pass", "pwd", "psw", "secret", "token", "key", "auth", "cred", "jwt", "bearer", "cookie",
+        "signature", "mnemonic", "dsn", "sid", "sessionid", "sas", "psk", "totp", r"sonar\.login",
+        r"pat\b", r"pw\b", r"sig\b",
+    )
+)  # fmt: skip
 # A value is judged by its first bytes only; an accepted one is then followed to its end. Looking
 # further before judging would cost the square of the length on "token=token=token=…".
 VALUE_BYTES = 512
-_BARE_ENDS_EQUALS = re.compile(rb"[\s\"'`\\<>,;&|]")
-_BARE_ENDS_COLON = re.compile(rb"[\s\"'`\\<>]")
-_OPENING = re.compile(
-    rb"[ \t]{0,32}@?[bfru]{0,2}(\\{0,8})([\"'`])|[ \t]{0,32}(?:[>|][+-]?[ \t]*)?(\r?\n[ \t]+)?"
+MIN_BYTES = 4
+_BARE_EQUALS = rb"[^\s\"'`\\<>,;&|]*"
+_BARE_COLON = rb"[^\s\"'`\\<>]*"
+# Each alternative begins where the one before cannot go on, so that none is tried over again.
+# By group: between double quotes, single quotes, backticks, escaped quotes; on a line of its own
+# (YAML); bare. A match is bounded by its end position.
+_VALUE = (
+    rb"[ \t]{0,32}@?[bfru]{0,2}(?:\"((?:[^\"\\\n]|\\.)*)|'((?:[^'\\\n]|\\.)*)|`([^`\n]*)"
+    rb"|\\{1,8}[\"'`]([^\\\"'`\n]*))"
+    rb"|[ \t]{0,32}(?:(?:[>|][+-]?[ \t]*)?\r?\n[ \t]+(%s)|(?:[>|][+-]?[ \t]*)?(%s))"
 )
-_CLOSING = {
-    b'"': re.compile(rb'(?:[^"\\\n]|\\.)*'),
-    b"'": re.compile(rb"(?:[^'\\\n]|\\.)*"),
-    b"`": re.compile(rb"[^`\n]*"),
-}
+_VALUE_EQUALS = re.compile(_VALUE % (_BARE_EQUALS, _BARE_EQUALS))
+_VALUE_COLON = re.compile(_VALUE % (_BARE_COLON, _BARE_COLON))
+_QUOTES_OF = (b"", b'"', b"'", b"`")
+_ESCAPED, _OWN_LINE = 4, 5
 _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.$-"
-_LINE_END = re.compile(rb"[\"'`\n]")
-_ESCAPED_END = re.compile(rb"[\\\"'`\n]")
+# Words and short numbers: the name of a migration or of a test, given as an argument.
+_SLUG = re.compile(r"(?:[A-Za-z]+|\d{1,4})(?:[_.-](?:[A-Za-z]+|\d{1,4}))*")
+_BRACKET = re.compile(r"[(\[{]")
+_QUOTED_END = re.compile(rb"[\"'`\n]")
+_EQUALS_END = re.compile(rb"[\s\"'`\\<>,;&|]")
+_COLON_END = re.compile(rb"[\s\"'`\\<>]")
+_REDACTED = b"[REDACTED:"
+_MARKS: dict[NameClass, str] = {
+    "password": mark("named-password"),
+    "secret": mark("named-secret"),
+    "key": mark("named-key"),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value in the text: byte offsets, how it was written, whether it goes on after them."""
+class Assignment(NamedTuple):
+    """What `ASSIGN_PATTERN` matched, read once a distinct text.
 
-    start: int
-    end: int
-    is_quoted: bool
-    is_own_line: bool
-    is_cut: bool = False
+    `skip` bytes of the match are the operator's own quote, which belongs to the value; `is_call`
+    when the operator is an opening parenthesis or a comma.
+    """
+
+    name: str
+    kind: NameClass | None
+    operator_bytes: int
+    skip: int
+    is_call: bool
+    is_colon: bool
+    is_bare_key: bool
 
 
 @lru_cache(maxsize=8192)
-def split_assignment(matched: bytes) -> tuple[str, bytes, NameClass | None]:
+def split_assignment(matched: bytes) -> Assignment:
     """The name and the operator of what `ASSIGN_PATTERN` matched, and what the name says."""
     operator = matched.lstrip(_NAME_BYTES)
     name = matched[: len(matched) - len(operator)].decode("ascii")
-    return name, operator, name_class(name)
+    has_own_quote = operator[-1:] in b"\"'" and operator[:1] in b"(,|?\"'`\\"
+    return Assignment(
+        name,
+        name_class(name),
+        len(operator),
+        skip=1 if has_own_quote else 0,
+        is_call=b"(" in operator or b"," in operator,
+        is_colon=operator.endswith(b":"),
+        is_bare_key=name.lower() in ("key", "keys"),
+    )
 
 
-def read_value(data: bytes, start: int) -> Value:
-    """The value that begins after an operator; a bare one comes back empty, with its start only.
+def find_secret_value(data: bytes, start: int, end: int) -> tuple[int, int, str] | None:
+    """The byte span and the replacement of the secret that follows an assignment, or None.
 
-    Never raises. Reads at most `VALUE_BYTES` bytes.
-    """
-    limit = min(len(data), start + VALUE_BYTES)
-    opening = _OPENING.match(data, start, limit)
-    quote = opening.group(2) if opening else None
-    at = opening.end() if opening else start
-    if opening is None or quote is None:
-        is_own_line = opening is not None and opening.group(3) is not None
-        return Value(at, at, is_quoted=False, is_own_line=is_own_line)
-    if opening.group(1):
-        found = _ESCAPED_END.search(data, at, limit)
-        end = found.start() if found else limit
-    else:
-        closed = _CLOSING[quote].match(data, at, limit)
-        end = closed.end() if closed else at
-    if limit < len(data) and end == limit:
-        return Value(at, end, is_quoted=True, is_own_line=False, is_cut=True)
-    if not opening.group(1) and data[end : end + 1] != quote:
-        blank = data.find(b" ", at, end)
-        end = blank if blank >= 0 else end
-    return Value(at, end, is_quoted=True, is_own_line=False)
-
-
-def _bare(data: bytes, value: Value, operator: bytes) -> Value:
-    limit = min(len(data), value.start + VALUE_BYTES)
-    found = _ends_of(operator).search(data, value.start, limit)
-    if found is None and limit < len(data):
-        return Value(value.start, limit, is_quoted=False, is_own_line=False, is_cut=True)
-    end = found.start() if found else limit
-    while end > value.start and data[end - 1] in b",;)]}":
-        end -= 1
-    return Value(value.start, end, is_quoted=False, is_own_line=value.is_own_line)
-
-
-def find_secret_value(data: bytes, matched: bytes, at: int) -> tuple[int, int, NameClass] | None:
-    """The byte span of the secret that follows what `ASSIGN_PATTERN` matched, or None.
-
-    `at` is where the match ended.
+    `start` and `end` are those of a match of `ASSIGN_PATTERN`. Never raises. Judges `VALUE_BYTES`
+    bytes at most.
     """
     # The cache must not hold names of any length.
-    split = split_assignment if len(matched) <= 96 else split_assignment.__wrapped__
-    name, operator, kind = split(matched)
-    if name.lower() in ("key", "keys"):
-        name = _with_word_before(data, at - len(operator) - len(name)) + name
+    split = split_assignment if end - start <= 96 else split_assignment.__wrapped__
+    found = split(data[start:end])
+    name, kind = found.name, found.kind
+    if found.is_bare_key:
+        name = _with_word_before(data, end - found.operator_bytes - len(name)) + name
         kind = name_class(name)
     if kind is None:
         return None
-    quote_in_operator = operator[-1:] in b"\"'" and operator[:1] in b"(,\"'`\\"
-    value = read_value(data, at - 1 if quote_in_operator else at)
-    if not value.is_quoted:
-        value = _bare(data, value, operator)
-    text = data[value.start : value.end].decode("utf-8", "replace")
-    is_call = b"(" in operator or b"," in operator
-    if value.is_cut:
-        return value.start, _follow(data, value, operator), kind
-    if _is_secret_value(text, kind, value, name, is_call=is_call):
-        return value.start, value.end, kind
+    at = end - found.skip
+    limit = at + VALUE_BYTES
+    value = (_VALUE_COLON if found.is_colon else _VALUE_EQUALS).match(data, at, limit)
+    if value is None:  # pragma: no cover - the last alternative matches anything
+        return None
+    form = value.lastindex or 0
+    first, last = value.span(form)
+    is_quoted = form <= _ESCAPED
+    if last == limit < len(data):
+        return first, _follow(data, last, is_quoted=is_quoted, found=found), _MARKS[kind]
+    if not is_quoted:
+        while last > first and data[last - 1] in b",;:)]}":
+            last -= 1
+    elif form < _ESCAPED and data[last : last + 1] != _QUOTES_OF[form]:
+        blank = data.find(b" ", first, last)  # never closed
+        last = blank if blank >= 0 else last
+    if last - first < MIN_BYTES or data.startswith(_REDACTED, first):
+        return None
+    text = data[first:last].decode("utf-8", "replace")
+    if found.is_call or form == _OWN_LINE or kind == "key":
+        is_secret = _is_secret_apart(text, kind, is_quoted=is_quoted, is_call=found.is_call)
+    else:
+        is_secret = _is_secret_value(text, kind, name, is_quoted=is_quoted)
+    if is_secret:
+        return first, last, _MARKS[kind]
     return None
 
 
-def _follow(data: bytes, value: Value, operator: bytes) -> int:
+def _follow(data: bytes, at: int, *, is_quoted: bool, found: Assignment) -> int:
     """The end of a value that is longer than what was judged: its quote, or its line or word."""
-    if value.is_quoted:
-        found = _LINE_END.search(data, value.end)
-    else:
-        found = _ends_of(operator).search(data, value.end)
-    return found.start() if found else len(data)
-
-
-def _ends_of(operator: bytes) -> re.Pattern[bytes]:
-    return _BARE_ENDS_COLON if operator.endswith(b":") else _BARE_ENDS_EQUALS
+    ends = _QUOTED_END if is_quoted else _COLON_END if found.is_colon else _EQUALS_END
+    end = ends.search(data, at)
+    return end.start() if end else len(data)
 
 
 def _with_word_before(data: bytes, start: int) -> str:
@@ -150,17 +157,25 @@ def _with_word_before(data: bytes, start: int) -> str:
     return words[-2].decode("latin-1") + "_" if len(words) > 1 and not words[-1] else ""
 
 
-def _is_secret_value(text: str, kind: NameClass, value: Value, name: str, *, is_call: bool) -> bool:
-    if len(text) < 4 or is_placeholder(text):
+def _is_secret_apart(text: str, kind: NameClass, *, is_quoted: bool, is_call: bool) -> bool:
+    """Judges a value of which the name says less: on the next line, an argument, of a mere key."""
+    if (not is_quoted and _BRACKET.search(text)) or is_placeholder(text):
         return False
-    if value.is_own_line or is_call or kind == "key":
-        return (looks_opaque if value.is_quoted and kind != "key" else is_strong)(text)
-    if not value.is_quoted and any(c in text for c in "([{"):
+    if is_call and kind != "password" and (" " in text or _SLUG.fullmatch(text)):
+        return False
+    return (looks_opaque if is_quoted and kind != "key" else is_strong)(text)
+
+
+def _is_secret_value(text: str, kind: NameClass, name: str, *, is_quoted: bool) -> bool:
+    """Judges a value right behind the name of a password or secret."""
+    if is_placeholder(text):
+        return False
+    if not is_quoted and _BRACKET.search(text):
         return kind == "password" and looks_opaque(text) and "(" not in text and text[0] not in "[{"
     if kind == "password":
-        if value.is_quoted:
+        if is_quoted:
             return True
         return looks_opaque(text) or (name.isupper() and len(text) >= 6 and not is_reference(text))
-    if value.is_quoted and " " in text:
+    if is_quoted and " " in text:
         return False
     return len(text) >= 8 and looks_opaque(text) and not is_wordlike(text)

@@ -14,8 +14,13 @@ from typing import Protocol
 Span = tuple[int, int, int, str]
 """Start, end, rank (lower wins where spans meet), replacement."""
 
-# RE2 gives up a Set whose automaton would pass this many bytes; ours needs about a tenth.
-MAX_MEM_BYTES = 256 << 20
+# The most an automaton of RE2 may grow to before it starts anew. Ours come to 15 MiB together on
+# hostile text; a Set that would not fit fails to compile.
+MAX_MEM_BYTES = 32 << 20
+# Keywords of letters, of classes (`[0-9a-f]`) and of runs (`{20}`) are kept in sets apart: in one,
+# their half matches multiply into an automaton of 250 MiB that takes a second to build per MiB.
+_RUN = re.compile(r"(?<!\\)[{*+]")
+_CLASS = re.compile(r"(?<!\\)\[|\\[wdWDsS]")
 # Long texts are matched in blocks, so that a rule that hits one line does not run over a megabyte.
 BLOCK_BYTES = 4096
 _LINE_START = re.compile(rb"\n(?=[^ \t\r\n])")
@@ -65,7 +70,7 @@ Finder = Callable[[bytes], Iterable[tuple[int, int, str]]]
 
 
 class Matcher:
-    """A keyword set with the finders behind it; immutable once closed but for late compilation.
+    """Keyword sets with the finders behind it; immutable once closed but for late compilation.
 
     Threads: patterns compile at most once too often under a race, which is harmless.
     """
@@ -73,25 +78,28 @@ class Matcher:
     def __init__(self, compiler: Compiler, first_rank: int = 0) -> None:
         self._first_rank = first_rank
         self._compiler = compiler
-        self._set = compiler.new_set()
         self._finders: list[Finder] = []
-        self._finder_of_keyword: list[list[int]] = []
-        self._index_of_keyword: dict[str, int] = {}
+        self._finders_of_keyword: dict[str, list[int]] = {}
+        self._sets: list[tuple[KeywordSet, list[list[int]]]] = []
 
     def add(self, keywords: Iterable[str], finder: Finder) -> None:
         """A finder that runs only on texts in which a keyword occurs. Order is rank."""
         self._finders.append(finder)
         for keyword in keywords:
-            at = self._index_of_keyword.get(keyword)
-            if at is None:
-                at = self._set.Add(keyword.encode("ascii"))
-                self._index_of_keyword[keyword] = at
-                self._finder_of_keyword.append([])
-            self._finder_of_keyword[at].append(len(self._finders) - 1)
+            self._finders_of_keyword.setdefault(keyword, []).append(len(self._finders) - 1)
 
     def close(self) -> None:
-        """Compile the set; nothing can be added after."""
-        self._set.Compile()
+        """Compile the sets; nothing can be added after."""
+        by_kind: dict[int, list[str]] = {}
+        for keyword in self._finders_of_keyword:
+            kind = 2 if _RUN.search(keyword) else 1 if _CLASS.search(keyword) else 0
+            by_kind.setdefault(kind, []).append(keyword)
+        for keywords in by_kind.values():
+            keyword_set = self._compiler.new_set()
+            for keyword in keywords:
+                keyword_set.Add(keyword.encode())
+            keyword_set.Compile()
+            self._sets.append((keyword_set, [self._finders_of_keyword[k] for k in keywords]))
 
     def pattern(self, source: str) -> Callable[[bytes], Iterable[Match]]:
         """A search that compiles its pattern when first used."""
@@ -99,17 +107,18 @@ class Matcher:
 
         def search(data: bytes) -> Iterable[Match]:
             if not compiled:
-                compiled.append(self._compiler.compile(source.encode("ascii")))
+                compiled.append(self._compiler.compile(source.encode()))
             return compiled[0].finditer(data)
 
         return search
 
     def hits(self, data: bytes) -> list[int]:
         """The finders worth running, in rank order."""
-        found = self._set.Match(data)
-        if found is None:
-            return []
-        return sorted({finder for keyword in found for finder in self._finder_of_keyword[keyword]})
+        hit: set[int] = set()
+        for keyword_set, finders in self._sets:
+            for keyword in keyword_set.Match(data) or ():
+                hit.update(finders[keyword])
+        return sorted(hit) if hit else []
 
     def spans(self, data: bytes, hits: Iterable[int]) -> list[Span]:
         """What the given finders would replace, overlaps included."""

@@ -20,14 +20,20 @@ from agent_client.contract.redact_pii import (
     find_phone,
 )
 from agent_client.contract.redact_rules import Rule
-from agent_client.contract.redact_values import entropy_bits, is_hex_digest, is_secret, is_strong
+from agent_client.contract.redact_values import (
+    entropy_bits,
+    is_camel_case,
+    is_hex_digest,
+    is_secret,
+    is_strong,
+)
 
-K8S_KEYWORDS = (r"kind\W{1,4}[Ss]ecret\b",)
-# Shorter than the pattern: each counted repetition in the set costs it states.
+K8S_KEYWORDS = (r"kind\W\W?\W?\W?[Ss]ecret\b",)
 BASE64_KEYWORDS = (r"[0-9A-Za-z+/_-]{20}",)
 BASE64_PATTERN = r"[0-9A-Za-z+/_-]{40,}={0,2}"
 # What a generated token is made of, for the entropy fallback of strict mode.
 STRICT_PATTERN = r"[0-9A-Za-z][\w+/=~.-]{18,}[\w=]"
+DIGEST_NAMES = ("sha1", "sha224", "sha256", "sha384", "sha512", "md5", "blake2b", "integrity")
 # Above every rank of a rule table, so that the more telling replacement wins where spans meet.
 PERSONAL_RANK = 10_000
 FALLBACK_RANK = 20_000
@@ -52,7 +58,9 @@ def rule_finder(matcher: Matcher, rule: Rule) -> Finder:
             if rule.group == 0 and lead in (b"\\", b"%"):
                 start += 2 if lead == b"\\" else 3
             while (
-                end > start and data[end - 1] in b".,;:!?)" and rule.judge in ("opaque", "strong")
+                end > start
+                and data[end - 1] in b".,;:!?)"
+                and rule.judge in ("opaque", "strong", "password")
             ):
                 end -= 1
             value = data[start:end].decode("utf-8", "replace")
@@ -67,7 +75,9 @@ def rule_finder(matcher: Matcher, rule: Rule) -> Finder:
 
 
 def is_inside_base64(data: bytes, start: int) -> bool:
-    """Whether what stands before is the middle of standard base64, where any prefix turns up."""
+    """Whether what stands before is the middle of base64, where any prefix turns up."""
+    if data[start - 1 : start] == b"-" and _DIGEST.search(data, max(0, start - 96), start):
+        return True
     if data[start - 1 : start] not in (b"+", b"/") or start < 9:
         return False
     before = data[start - 9 : start - 1].replace(b"+", b"0").replace(b"/", b"0")
@@ -85,10 +95,10 @@ def assignment_finder(matcher: Matcher) -> Finder:
             start, end = match.span()
             if start < covered:
                 continue
-            found = find_secret_value(data, match.group(), end)
+            found = find_secret_value(data, start, end)
             if found is not None:
                 covered = found[1]
-                yield found[0], found[1], mark("named-" + found[2])
+                yield found
 
     return find
 
@@ -136,6 +146,7 @@ def _decode(clean: bytes) -> bytes:
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _PRINTABLE = bytes(range(32, 127)) + b"\t\r\n"
 _HIGH = bytes(range(128, 256))
+_DIGEST = re.compile(rb"\bsha(?:1|256|384|512)[-=][\w+/-]{1,88}$")
 _ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -159,6 +170,8 @@ def strict_finder(matcher: Matcher) -> Finder:
 def _parts(value: str) -> Iterable[tuple[int, str]]:
     """The value cut at its first `=`, so that a name before it does not hide the token."""
     name, equals, rest = value.partition("=")
+    if name.lower() in DIGEST_NAMES:
+        return ()
     if equals and rest.strip("="):
         return ((0, name), (len(name) + 1, rest))
     return ((0, value),)
@@ -173,6 +186,8 @@ def _is_unknown_token(value: str) -> bool:
     if len(longest) < 16 or is_hex_digest(longest):
         return False
     is_mixed = longest.lower() != longest and longest.upper() != longest
+    if is_mixed and is_camel_case(longest):
+        return False
     return entropy_bits(longest) >= (3.7 if is_mixed else 4.0)
 
 

@@ -8,6 +8,7 @@ they are cut into words and judged by the last ones, so `prompt_tokens`, `token_
 # ruff: noqa: E501 - lists of words are reviewed as words, not as columns
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Literal
 
@@ -23,14 +24,45 @@ SECRET_WORDS = frozenset(
     " credential credentials creds auth authorization bearer jwt cookie cookies sig signature pat"
     " sas totp mnemonic pass seed signingkey encryptionkey masterkey accountkey sharedkey"
     " clientsecret accesstoken refreshtoken idtoken sessiontoken licensekey sessionid sid dsn"
-    " webhook sessionkey psk".split()
+    " webhook sessionkey psk oauth phpsessid jsessionid sessid".split()
 )
 KEY_OWNERS = frozenset(
     "api access secret private auth encryption encrypt decryption signing sign master shared account"
     " service license integration admin deploy sdk application session security storage"
     " subscription consumer insert ingest ingestion root hmac aes rsa host hosting publish publishable"
     " functions function ssh tls ssl gpg pgp age wallet personal user org live test write read"
-    " agent webhook verification cipher des jwt cookie server".split()
+    " agent webhook instrumentation verification cipher des jwt cookie server".split()
+)
+# Services whose key is a credential: `MERAKI_KEY`, where `CACHE_KEY` and `SORT_KEY` are none.
+SERVICES = frozenset(
+    "adafruit adobe adyen agentops airbrake airtable aiven akamai algolia alchemy alpaca amplitude anthropic"
+    " anyscale apify apollo appsignal asana assembly assemblyai auth0 aws axiom azure bamboohr baseten beamer"
+    " binance bing bitbucket bitfinex bitly bitmex bittrex braintree braintrust braze brevo brightdata"
+    " bugsnag buildkite bunny bybit calendly cartesia censys cerebras chargebee checkly circleci clearbit clerk"
+    " clickhouse clickup clockify cloudflare cloudinary codacy codecov cohere coinbase coinmarketcap comet"
+    " confluent contentful coveralls crowdin crunchbase customerio databricks datadog datocms deepgram deepinfra"
+    " deepl deepseek descope digitalocean discogs discord docusign doppler dropbox droneci dropboxsign easypost"
+    " elastic elevenlabs etherscan etsy exa fal fastly fathom figma finicity finnhub firebase firecrawl"
+    " fireworks flickr flutterwave fmp formspree foursquare freshbooks freshdesk freshservice frontegg fullstory"
+    " gcp gemini genius geoapify geocodio getresponse ghost giphy github gitlab gitee gitter godaddy google"
+    " grafana graphhopper greenhouse groq gumroad harness helicone helius heroku hetzner honeybadger"
+    " honeycomb hubspot huggingface hume hunter hyperbolic hyperbrowser imgbb imgix imgur influxdb infracost infura"
+    " intercom ipgeolocation ipinfo ipstack iterable jina jira jotform kagi kaggle keen kickbox klaviyo kraken"
+    " kucoin langchain langfuse langsmith lastfm launchdarkly leonardo linkedin linode lob locationiq"
+    " logdna loggly logtail logz lokalise luma lusha mailchimp mailerlite mailgun mailjet mailtrap mandrill"
+    " mapbox mapquest maptiler maxmind meilisearch meraki messagebird minimax mistral mixpanel mollie monday moralis"
+    " mux nasa netlify newrelic relic newsapi ngrok nomic notion novita nvidia nylas nytimes ollama omdb"
+    " onesignal openai openrouter opencage openweather openweathermap opsgenie optimizely owm pagerduty papertrail"
+    " passbase paypal paystack pendo perplexity pexels pinata pinecone pingdom pipedrive pixabay plaid plivo"
+    " portkey postman postmark pubnub pushbullet pusher quay quicknode raygun razorpay rebrandly recurly"
+    " replicate resend riot rollbar roboflow runpod sambanova samsara sanity scaleway scraperapi scrapfly"
+    " scrapingbee semaphore sendbird sendgrid sendinblue sentry serpapi serper shippo shodan shopify"
+    " shotstack shutterstock sightengine slack smartsheet snyk sonar sourcegraph sparkpost splunk spotify square"
+    " squarespace stability storyblok stripe stytch supabase svix swell tavily telegram telnyx tenor tiingo"
+    " tmdb tinypng todoist together tomtom travis travisci trello twelvelabs twilio twitch twitter typeform typesense"
+    " unsplash uploadcare upstash vantage vercel vimeo virustotal visualcrossing voyage vonage vultr wandb weatherapi"
+    " weatherstack weaviate webflow wistia woocommerce workos xai yandex yelp youtube zapier zendesk zenrows"
+    " zerobounce zhipu zilliz zoho zoom zyte".split()
 )
 JOINED_ENDS = (
     "password", "passwd", "passphrase", "secret", "token", "apikey", "accesskey", "secretkey",
@@ -52,10 +84,15 @@ HARMLESS_BEFORE = frozenset(
     " keyboard hot arrow modifier join distinct order aggregate cancellation cancel"
     " span trace run install node tree state store ssh_public".split()
 )
+KEY_NAMERS = KEY_OWNERS | SERVICES
+# Marks, and the two places where the case of ASCII letters cuts: "aB" and "ABc".
+_WORD_ENDS = re.compile(r"[^A-Za-z0-9]+|(?<=[^A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", re.ASCII)
 
 
 def words_of(name: str) -> list[str]:
     """The lower-case words of a name, cut at case changes and at everything not a letter or digit."""
+    if name.isascii():
+        return [word.lower() for word in _WORD_ENDS.split(name) if word]
     words: list[str] = []
     start = 0
     for i, char in enumerate(name):
@@ -89,7 +126,7 @@ def name_class(name: str) -> NameClass | None:
         return "password"
     if before in HARMLESS_BEFORE and last in ("token", "key", "auth", "signature", "seed"):
         return None
-    if last in SECRET_WORDS or (last == "key" and before in KEY_OWNERS):
+    if last in SECRET_WORDS or (last == "key" and before in KEY_NAMERS):
         return "secret"
     if last == "key":
         return "key"

@@ -14,17 +14,21 @@ from typing import Literal
 
 # Stamped on each batch. Raise it with every change to a rule, a key word or a judgement, so that
 # the console can tell an agent that needs updating from one that leaks.
-RULESET_VERSION = "2026.11.1"
+RULESET_VERSION = "2026.11.2"
 
 # How a matched value is judged before it is replaced:
 #   shape   distinctive by itself: only placeholders and low entropy are let through
+#   exact   a documented length that no word has: only the vendor's own example is let through
 #   any     the context already says it is a secret: only placeholders are let through
 #   opaque  must look generated (letters with digits or symbols), not like a word
 #   strong  opaque, 16 characters or more, and not a path, a version or a digest
+#   password  opaque, with digits and with symbols or both cases, as words seldom are
 #   basic   base64 of "user:password"
 #   words   a run of words (seed phrases): at least eight different ones
 #   key-block  more than the two marker lines of a key block
-Judge = Literal["shape", "any", "opaque", "strong", "basic", "words", "key-block"]
+Judge = Literal[
+    "shape", "exact", "any", "opaque", "strong", "password", "basic", "words", "key-block"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
         pattern=r"(?i)authorization"
         + _SEP
         + r"(?:(?:bearer|basic|token|apikey|api-key|key|negotiate"
-        r"|ntlm|splunk|sso-key|genie[\w-]*|bot|jwt|pve[\w-]*|ghost|deepl[\w-]*|discogs)[ =:]\s*)?"
+        r"|ntlm|splunk|sso-key|genie[\w-]*|bot|jwt|pve[\w-]*|ghost|deepl[\w-]*|discogs)[ =:]\s*|[a-z][\w-]{1,20}[ ]+)?"
         r"([^\s\"'`\\<>{}$*\[][^\s\"'`\\<>]*)",
         keywords=("(?i)authorization",),
         judge="opaque",
@@ -130,8 +130,8 @@ SHAPE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="url-code",
-        pattern=r"[?&#](?:code|sig|state|key|ticket|assertion|sas|hmac)=([^&\s\"'<>]{16,})",
-        keywords=("[?&#](?:code|sig|state|key|ticket|assertion|sas|hmac)=",),
+        pattern=r"[?&#](?:code|sig|state|key|ticket|assertion|sas|hmac|appid)=([^&\s\"'<>]{16,})",
+        keywords=("[?&#](?:code|sig|state|key|ticket|assertion|sas|hmac|appid)=",),
         judge="strong",
         group=1,
         matches=("https://x/cb?code=<w32>",),
@@ -141,7 +141,15 @@ SHAPE_RULES: tuple[Rule, ...] = (
         id="command-line",
         pattern=r"(?i)--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|api-?key|access-?key"
         r"|auth|credentials?)(?:\s+|=)\\*[\"'`]?([^\s\"'`\\<>${}|;()-][^\s\"'`\\<>|;]*)",
-        keywords=("(?i)-pass", "(?i)-[\\w-]*(?:password|passwd|pwd|secret|token|key|auth|cred)"),
+        keywords=(
+            "(?i)pass",
+            "(?i)pwd",
+            "(?i)secret",
+            "(?i)token",
+            "(?i)key",
+            "(?i)auth",
+            "(?i)cred",
+        ),
         judge="opaque",
         group=1,
         matches=("deploy --token <w24> --verbose", "x --db-password hunter2xx"),
@@ -162,7 +170,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="command-password",
-        pattern=r"\b(?:sshpass|mysql|mysqldump|mysqladmin|mariadb|docker login|podman login|helm registry login"
+        pattern=r"\b(?:sshpass|mysql|mysqldump|mysqladmin|mariadb|mongo|mongosh|mongodump|mongorestore|cqlsh|clickhouse-client|snowsql|svn|mosquitto_pub|mosquitto_sub|lftp|xfreerdp|evil-winrm|oc login|docker login|podman login|helm registry login"
         r"|redis-cli|az login|zip|7z|unzip|smbclient|ldapsearch|kinit|htpasswd|sqlcmd|bcp)\b"
         r"[^\n|;]*?\s-(?:p|P|a|w|u[^\n|;]{1,40}\s-p)\s?\\*[\"']?([^\s\"'\\-][^\s\"'\\]{3,})",
         keywords=(r"\s-[pPaw]",),
@@ -191,7 +199,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="sql-password",
-        pattern=r"(?i)\b(?:identified\s+(?:with\s+\w+\s+)?by|(?:with|encrypted|set|role)\s+password|password\s+for\s+\S+\s*=)"
+        pattern=r"(?i)\b(?:identified\s+(?:with\s+\w+\s+)?by|(?:with|encrypted|set|(?:role|user)\s+\S{1,64})\s+password|password\s+for\s+\S+\s*=)"
         r"\s*(?:=\s*)?[\"']([^\"'\n]{3,})[\"']",
         keywords=("(?i)identified", "(?i)password"),
         judge="any",
@@ -215,7 +223,15 @@ SHAPE_RULES: tuple[Rule, ...] = (
         id="prose",
         pattern=r"(?i)\b(?:passwords?|passphrase|passcode|secret|token|key|pass|pwd|credentials?|pin)"
         r"\s+(?:is|was|are|to)\s*:?\s+[\"'`*]*([^\s\"'`<>$(){}\[\]]{6,})",
-        keywords=(r"(?i)(?:pass|secret|token|key|pwd|credential|pin)\w*\s+(?:is|was|are|to)\s",),
+        keywords=(
+            "(?i)pass",
+            "(?i)secret",
+            "(?i)token",
+            "(?i)key",
+            "(?i)pwd",
+            "(?i)credential",
+            "(?i)pin",
+        ),
         judge="opaque",
         group=1,
         matches=("The admin password is hunter2!ZJZV, do not share it.",),

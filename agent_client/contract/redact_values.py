@@ -11,6 +11,7 @@ import base64
 import binascii
 import math
 import re
+from collections import Counter
 
 # A longer value is judged by its head: entropy and placeholder words show well before.
 WINDOW_CHARS = 128
@@ -34,7 +35,6 @@ PLACEHOLDER_VALUES = frozenset(
     " digest oauth oauth2 oidc saml ldap jwt env apikey api_key public private".split()
 )
 VARIABLE_STARTS = ("${", "{{", "$(", "%(", "$env:", "<%", "#{")
-VARIABLE_ENDS = (("{", "}"), ("%", "%"))
 FILE_ENDS = (
     ".py", ".js", ".ts", ".json", ".yaml", ".yml", ".toml", ".txt", ".md", ".pem", ".key", ".crt",
     ".cfg", ".ini", ".sh", ".go", ".rs", ".java", ".html", ".css", ".log", ".jsonl", ".db",
@@ -48,6 +48,10 @@ _NUMBER = re.compile(r"[\d.,:+\-TZ_%]*")
 _HEX = re.compile(r"[0-9A-Fa-f]*")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 # Unambiguous, hence without backtracking: words, each closed by separators but for the last.
+# A call or an item that was cut at its quote or bracket.
+_CODE = re.compile(r"[A-Za-z_][\w.]*[(\[][\w.:-]*")
+_INNER_DIGIT = re.compile(r"[A-Za-z]\d+[A-Za-z]")
+_HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _WORDS = re.compile(r"(?:[^\W\d_]{1,16}[._\-/ :]+)*(?:[^\W\d_]{1,16})?")
 _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDER_WORDS)))
 _SHAPE_PLACEHOLDER = re.compile("|".join(map(re.escape, SHAPE_PLACEHOLDERS)))
@@ -62,7 +66,7 @@ def is_marker(value: str) -> bool:
 
 def is_placeholder(value: str) -> bool:
     """Whether the value is documentation, a variable or a mask rather than a credential."""
-    if value.startswith("[redaction-unavailable]") or is_marker(value):
+    if value[:1] == "[" and (value.startswith("[redaction-unavailable]") or is_marker(value)):
         return True
     head = value[:WINDOW_CHARS]
     lower = head.lower().strip(QUOTES)
@@ -70,11 +74,12 @@ def is_placeholder(value: str) -> bool:
         return True
     if lower.startswith(VARIABLE_STARTS):
         return True
-    if any(lower.startswith(a) and lower.endswith(b) and len(lower) > 2 for a, b in VARIABLE_ENDS):
+    first, last = lower[0], lower[-1]
+    if (first == "{" and last == "}") or (first == last == "%" and len(lower) > 2):
         return True
-    if lower[0] == "$" and lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]:
+    if first == "$" and lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]:
         return True
-    if lower[0] == "[" and lower[-1] == "]":
+    if first == "[" and last == "]":
         return True
     return _PLACEHOLDER.search(lower) is not None or is_monotone(lower)
 
@@ -90,21 +95,36 @@ def is_monotone(value: str) -> bool:
     return max(map(tail.count, chars)) * 10 >= len(tail) * 7
 
 
+def is_camel_case(value: str) -> bool:
+    """Whether it reads as the name of a class: words of four letters and more, with their vowels."""
+    head = value[:WINDOW_CHARS]
+    letters = sum(map(str.isalpha, head))
+    vowels = sum(map(head.count, "aeiouAEIOU"))
+    return len(_HUMP.findall(head)) * 4 <= letters and vowels * 25 >= letters * 7
+
+
 def entropy_bits(value: str) -> float:
     """Shannon entropy in bits a character of the head of the value."""
     head = value[:WINDOW_CHARS]
     total = len(head)
     if not total:
         return 0.0
-    weighted = 0.0
-    for char in set(head):
-        weighted += _N_LOG2_N[head.count(char)]
+    weighted = sum(map(_N_LOG2_N.__getitem__, Counter(head).values()))
     return math.log2(total) - weighted / total
 
 
 def is_wordlike(value: str) -> bool:
     """Letters only, in words of at most 16, joined by blanks, dots, hyphens or underscores."""
-    return _WORDS.fullmatch(value) is not None
+    return _WORDS.fullmatch(value) is not None and not is_scrambled(value)
+
+
+def is_scrambled(value: str) -> bool:
+    """Whether letters change case more often than in camel case and hold too few vowels for words."""
+    if len(value) < 8 or value.islower() or value.isupper() or not value.isalpha():
+        return False
+    humps = len(_HUMP.findall(value))
+    vowels = sum(map(value.count, "aeiouAEIOU"))
+    return humps >= 3 and humps * 16 >= len(value) * 5 and vowels * 25 <= len(value) * 7
 
 
 def is_hex_digest(value: str) -> bool:
@@ -138,7 +158,7 @@ def is_opaque(value: str) -> bool:
 def looks_opaque(value: str) -> bool:
     """`is_opaque` for a value that is known to be no placeholder."""
     head = value[:WINDOW_CHARS]
-    if len(head) < 6 or is_reference(head):
+    if len(head) < 6 or is_reference(head) or _CODE.fullmatch(head):
         return False
     has_digit = _DIGIT.search(head) is not None
     if _LETTER.search(head) is None:
@@ -156,6 +176,18 @@ def is_strong(value: str) -> bool:
     if is_uuid(head) or is_hex_digest(head) or entropy_bits(head) < 3.3:
         return False
     return is_opaque(value)
+
+
+def is_password(value: str) -> bool:
+    """Whether a value in prose has the look of a password: digits, with symbols or both cases."""
+    head = value[:WINDOW_CHARS]
+    if not is_opaque(value) or _LETTER.search(head) is None or _DIGIT.search(head) is None:
+        return False
+    if _SYMBOL.search(head):
+        return True
+    is_mixed = head.lower() != head and head.upper() != head
+    is_whole = head.isalnum() or _INNER_DIGIT.search(head) is not None
+    return is_mixed and len(_DIGIT.findall(head)) >= 2 and is_whole
 
 
 def is_generated(value: str, floor_bits: float) -> bool:
@@ -192,10 +224,14 @@ def is_secret(value: str, judge: str, floor_bits: float) -> bool:
     """The judgement a rule names in its `judge` column."""
     if judge == "shape":
         return is_generated(value, floor_bits)
+    if judge == "exact":
+        return "example" not in value.lower()
     if judge == "opaque":
         return is_opaque(value)
     if judge == "strong":
         return is_strong(value)
+    if judge == "password":
+        return is_password(value)
     if judge == "basic":
         return is_basic_pair(value)
     if judge == "key-block":

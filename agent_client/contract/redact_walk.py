@@ -12,10 +12,11 @@ from agent_client.contract.redact_pii import PHONE_NAMES, USER_NAMES
 from agent_client.contract.redact_values import is_opaque, is_placeholder, is_strong, is_uuid
 
 UNAVAILABLE = "[redaction-unavailable]"
-_PLAIN_NAME = re.compile(r"[A-Za-z_]{1,40}")
-# Values that no rule can match without the name of a field: words, and hex ids.
-_PLAIN_VALUE = re.compile(
-    r"[A-Za-z_]{0,40}|[0-9a-f]{8,64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# A key of letters alone is mixed and longer; one of small letters alone is longer still.
+PLAIN_NAME = re.compile(r"[A-Za-z_]{1,21}|[a-z_]{1,32}")
+# Values that no rule can match without the name of a field: words, and hex ids of usual lengths.
+PLAIN_VALUE = re.compile(
+    r"[A-Za-z_]{0,21}|[a-z_]{22,32}|[0-9a-f]{8,32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 )
 UNPARSEABLE = "[unparseable-tool-calls]"
 # Deeper values are cut off: Python's own stack is the limit that would be hit otherwise.
@@ -23,7 +24,7 @@ MAX_DEPTH = 100
 # Names whose value is now and then an ordinary word; it goes only when it looks generated.
 WEAK_WORDS = frozenset(
     "signature sig auth pat pass seed sid sas dsn bearer webhook cookies secrets credentials creds"
-    " totp jwt".split()
+    " totp jwt oauth".split()
 )
 # What a message may say about itself without its content.
 KEPT_FIELDS = (
@@ -71,19 +72,24 @@ class Walker:
     ) -> dict[str, object]:
         cleaned: dict[str, object] = {}
         is_k8s_secret = value.get("kind") == "Secret"
+        pair_kind = _kind_of_pair(value)
         for key, inner in value.items():
             name = str(key)
             # Below the name of a secret anything that looks generated goes, but not plain words:
             # `"password": {"type": "string"}` is a schema.
             inner_kind = name_class(name) or ("secret" if kind else None)
+            if pair_kind and name == "value":
+                inner_kind, named = pair_kind, str(value.get("name") or value.get("key"))
+            else:
+                named = name
             # Nearly every name is a plain word; no credential is.
-            shown = name if _PLAIN_NAME.fullmatch(name) else self.scrub(name)
+            shown = name if PLAIN_NAME.fullmatch(name) else self.scrub(name)
             while shown in cleaned:
                 shown += "'"
             if is_k8s_secret and name in ("data", "stringData") and isinstance(inner, Mapping):
                 cleaned[shown] = dict.fromkeys(map(str, inner), "[REDACTED:k8s-secret]")
             else:
-                cleaned[shown] = self._walk(inner, inner_kind, name, depth + 1)
+                cleaned[shown] = self._walk(inner, inner_kind, named, depth + 1)
         return cleaned
 
     def _text(self, text: str, kind: NameClass | None, name: str) -> str:
@@ -93,7 +99,7 @@ class Walker:
             replaced = personal_by_name(text, name)
             if replaced is not None:
                 return replaced
-        elif _PLAIN_VALUE.fullmatch(text):
+        elif PLAIN_VALUE.fullmatch(text):
             return text
         return self.scrub(text)
 
@@ -108,6 +114,12 @@ class Walker:
         if name_class(name) is None or (words and words[-1] in WEAK_WORDS):
             return len(text) >= 8 and is_opaque(text)
         return not text.startswith(("{", "[")) or not text.endswith(("}", "]"))
+
+
+def _kind_of_pair(value: Mapping[str, object]) -> NameClass | None:
+    """What `{"name": "DB_PASSWORD", "value": ...}` says about its value."""
+    name = value.get("name") or value.get("key")
+    return name_class(name) if isinstance(name, str) and "value" in value else None
 
 
 def personal_by_name(text: str, name: str) -> str | None:

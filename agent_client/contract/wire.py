@@ -106,6 +106,8 @@ LINE_CODES: Final[Mapping[str, str]] = {
     "too_long": "a text field is longer than its bound",
     "out_of_range": "a number is outside its bounds",
     "invalid_text": "a text holds NUL or a lone surrogate",
+    "invalid_value": "a value is not one of its list, or no identifier",
+    "unknown_field": "the record's type has no such field",
     "time_in_future": "more than 24 hours ahead of the console's clock",
     "time_too_old": "older than the console's retention",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,7 +18,9 @@ def check_collector(subject: Subject) -> Iterator[Check]:
     name = "otlp"
     if not subject.is_on(f"{_PREFIX}.enabled"):
         return
-    state = import_module("agent_client.otlp.state").otlp_state(subject.home, subject.settings)
+    from agent_client.otlp.state import otlp_state
+
+    state = otlp_state(subject.home, subject.settings)
     is_good = not state.problem
     if state.problem:
         yield Check(name, "fail", state.problem, f"See docs: {_PREFIX}.endpoint and .headers_env.")

@@ -19,12 +19,20 @@ class Posture:
     install_id: str
     allow_aggregate: bool
     trajectories_enabled: bool = False
+    content_redaction: str = "none"
     console_enabled: bool = False
     console_endpoint: str = ""
 
     def may_upload_aggregate(self) -> bool:
         """The gate of the aggregate plane: the operator allows it and the user opted in."""
         return self.allow_aggregate and self.consent_state == "aggregate"
+
+    def may_upload_trajectories(self) -> bool:
+        """The gate of content on the way to a console: shut in this version, whatever is set.
+
+        ``trajectories_enabled`` unlocks the export to the owner's own destinations only.
+        """
+        return False
 
 
 def resolve(config: ClientConfig | Mapping[str, object]) -> Posture:
@@ -51,6 +59,7 @@ def resolve(config: ClientConfig | Mapping[str, object]) -> Posture:
         install_id=install_id,
         allow_aggregate=allow,
         trajectories_enabled=value("trajectories.enabled") is True,
+        content_redaction=str(value("content_redaction")),
         console_enabled=value("export.console.enabled") is True,
         console_endpoint=str(value("export.console.endpoint") or ""),
     )

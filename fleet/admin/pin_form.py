@@ -19,6 +19,7 @@ from agent_client.contract.policy_keys import KEYS, PolicyKey, key_fault, value_
 from fleet.models import Pin, PinScope
 
 JSON_FIELD: Final = "value_json"
+_MAPS: Final = ("env_map", "prices")
 _INPUT: Final = {"class": "hf-input hf-wide-input"}
 
 
@@ -139,7 +140,7 @@ class PinForm(_PinModelForm):
     def _value_of(self, key: str, name: str) -> object:
         raw = self.cleaned_data.get(name)
         entry = KEYS.get(key)
-        if entry is None or entry.type == "env_map":
+        if entry is None or entry.type in _MAPS:
             return json.loads(str(raw or ""), parse_constant=_refuse_constant)
         if entry.type == "bool":
             return raw == "true"
@@ -185,7 +186,7 @@ def _field_of(entry: PolicyKey, initial: object) -> forms.Field:
             widget=forms.Select(attrs=_INPUT),
             initial=initial,
         )
-    if entry.type == "env_map":
+    if entry.type in _MAPS:
         return forms.CharField(
             required=False,
             label=gettext_lazy("Value as JSON"),

@@ -288,3 +288,18 @@ def span_bar(start: float, length: float, title: str, tone: Tone) -> SafeString:
         number(left),
         number(width),
     )
+
+
+def span_mark(at: float, title: str, tone: Tone) -> SafeString:
+    """One row of a waterfall for something without a length: a dot at a share of one.
+
+    A round cap of a stroke that does not scale stays round however wide the drawing gets.
+    """
+    return format_html(
+        '<svg class="hf-span" viewBox="0 0 1000 10" preserveAspectRatio="none" role="img">'
+        '<title>{}</title><rect class="hf-track" y="4.5" width="1000" height="1"/>'
+        '<path class="hf-mark hf-t{}" d="M{} 5h.01"/></svg>',
+        title,
+        tone,
+        number(1000 * min(max(at, 0.0), 1.0)),
+    )

@@ -134,6 +134,12 @@ UNFOLD: Final[dict[str, object]] = {
                 "items": [
                     _item(_("Runs"), "timeline", "admin:insight-runs", "telemetry.view_run"),
                     _item(
+                        _("Summaries"),
+                        "summarize",
+                        _lists("telemetry_aggregaterecord"),
+                        "telemetry.view_aggregaterecord",
+                    ),
+                    _item(
                         _("Batches"),
                         "inventory_2",
                         _lists("telemetry_ingestbatch"),

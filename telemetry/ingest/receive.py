@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,13 +20,15 @@ from agent_client.contract.tables import BY_NAME
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError, split_lines
-from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_text
+from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_summaries, scrub_text
+from telemetry.ingest.summaries import judge_summaries
 from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
 from telemetry.store.locks import install_transaction
 from telemetry.store.partitions import ensure_days
 from telemetry.store.retention import accepted_from
+from telemetry.store.summaries import store_summaries
 
 MAX_QUARANTINED: Final = 1000
 """Lines kept of one batch (4 MB at most); the counts by code are complete all the same."""
@@ -77,8 +79,7 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
     if known is not None:
         return known
     received_at = now()
-    verdicts = validate_lines(split_lines(body.data), _bounds_at(received_at), plane=header.plane)
-    scrubbed = scrub_rows(verdicts.rows)
+    verdicts, scrubbed = _judge(header, split_lines(body.data), _bounds_at(received_at))
     quarantined = [
         (refused, scrub_raw(refused.raw)) for refused in verdicts.refused[:MAX_QUARANTINED]
     ]
@@ -89,6 +90,17 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
         if known is not None:
             return known
         return _store(header, body, verdicts, scrubbed, quarantined, hours, received_at)
+
+
+def _judge(
+    header: BatchHeader, lines: Sequence[tuple[int, bytes]], bounds: TimeBounds
+) -> tuple[Verdicts, Scrubbed]:
+    """The verdict on each line, and what of them may be stored."""
+    if header.plane == "aggregate":
+        verdicts = judge_summaries(lines, bounds, install_id=header.install_id)
+        return verdicts, scrub_summaries(verdicts.summaries)
+    verdicts = validate_lines(lines, bounds, plane=header.plane)
+    return verdicts, scrub_rows(verdicts.rows)
 
 
 def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
@@ -139,7 +151,7 @@ def _store(
 ) -> Outcome:
     """Everything of a batch, inside the caller's transaction."""
     stamp = Stamp(header.install_id, header.batch_id, received_at)
-    loaded = _load(scrubbed.rows, stamp)
+    loaded = _load(scrubbed, stamp)
     receipt = _ordered(_receipt(header, verdicts, loaded).to_dict())
     batch = _ledger_row(header, body, verdicts, scrubbed, loaded)
     batch.quarantined_count = len(quarantined)
@@ -167,10 +179,12 @@ def _store(
     return Outcome(receipt, is_replay=False)
 
 
-def _load(rows: Mapping[str, list[Row]], stamp: Stamp) -> _Loaded:
+def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
+    if scrubbed.summaries:
+        return _Loaded(*store_summaries(scrubbed.summaries, stamp))
     inserted = merged = duplicate = 0
     accepted: dict[str, int] = {}
-    for name, found in rows.items():
+    for name, found in scrubbed.rows.items():
         counts = copy_rows(BY_NAME[name], found, stamp)
         inserted += counts.inserted
         merged += counts.merged
@@ -241,9 +255,10 @@ def _add_to_intake(batch: IngestBatch) -> None:
     intake.rejected_count += batch.rejected_count
     intake.scrubbed_count += batch.scrubbed_count
     intake.lost_count += sum(batch.losses.values())
-    intake.last_seq = max(
-        (seq for seq in (intake.last_seq, batch.last_seq) if seq is not None), default=None
-    )
+    if batch.plane == "local":  # a summary's seq is its run's, and comes later than its rows
+        intake.last_seq = max(
+            (seq for seq in (intake.last_seq, batch.last_seq) if seq is not None), default=None
+        )
     if batch.clock_skew_ms is not None:
         intake.clock_skew_ms = batch.clock_skew_ms
     intake.last_batch_at = batch.received_at

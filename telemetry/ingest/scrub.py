@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent_client.contract.redact import RULESET_VERSION, redact_text
 from agent_client.contract.tables import BY_NAME
+from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
 from telemetry.store.copy import Row
+from telemetry.store.summaries import Summary
 
 MAX_REMEMBERED: Final = 20_000
 """About 2 MB of short names; a hostile stream of new ones only empties the memory early."""
@@ -32,15 +34,17 @@ _PART: Final = r"(?:[0-9a-f]{1,32}|[0-9]{1,20}|[a-z]{1,12})"
 _SAFE_ID: Final = re.compile(rf"{_PART}(?:[-:_.]{_PART}){{0,12}}", re.ASCII)
 """UUIDs, trace and span ids, the host's ``session:task:rand:api:N``: hex, digits and short words.
 Mixed case, as keys of vendors have it, goes the long way."""
+_ID_FIELDS: Final = frozenset({"record_id", "install_id"})
 _clean: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
-    """Rows that may be stored; ``hit_count`` texts (distinct, by column) had to be changed."""
+    """What may be stored; ``hit_count`` texts (distinct, by column) had to be changed."""
 
     rows: dict[str, list[Row]]
     hit_count: int
+    summaries: list[Summary] = field(default_factory=list)
     ruleset: str = str(RULESET_VERSION)
 
 
@@ -58,6 +62,35 @@ def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
                     changes.append((at, change))
         scrubbed[name] = [_changed(row, changes) for row in found] if changes else found
     return Scrubbed(scrubbed, hit_count)
+
+
+def scrub_summaries(summaries: list[Summary]) -> Scrubbed:
+    """The summaries with every secret replaced."""
+    hits: set[str] = set()
+    scrubbed = [
+        replace(
+            item,
+            record_id=str(_scrubbed(item.record_id, hits, is_id=True))[:RECORD_ID_MAX_CHARS],
+            data={
+                name: _scrubbed(value, hits, is_id=name in _ID_FIELDS)
+                for name, value in item.data.items()
+            },
+        )
+        for item in summaries
+    ]
+    return Scrubbed({}, len(hits), scrubbed)
+
+
+def _scrubbed(value: object, hits: set[str], *, is_id: bool = False) -> object:
+    if isinstance(value, str):
+        change = _changes({value}, is_id=is_id)
+        hits.update(change)
+        return change.get(value, value)
+    if isinstance(value, list):
+        return [_scrubbed(item, hits) for item in value]
+    if isinstance(value, dict):
+        return {name: _scrubbed(item, hits) for name, item in value.items()}
+    return value
 
 
 def scrub_raw(raw: bytes) -> str:

@@ -21,6 +21,7 @@ from agent_client.contract import tables, wire
 from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import Column, Table
 from telemetry.store.copy import Row, Value
+from telemetry.store.summaries import Summary
 
 SEQ: Final = Column("seq", "time", required=True)
 """The agent's row counter; its bounds are those of a signed 64-bit integer."""
@@ -28,11 +29,10 @@ TOO_BIG: Final = 2**70
 """Stands for an integer that is not worth parsing: outside every bound."""
 KINDS_OF_PLANE: Final[Mapping[str, Mapping[str, Table]]] = {
     "local": tables.BY_NAME,
-    "aggregate": {},
     "trajectories": {},
 }
-"""The record kinds a plane may carry. The other planes have none in this contract: a row of the
-local plane that comes in under another plane's consent is refused."""
+"""The tables whose rows a plane may carry: one that comes in under another plane's consent is
+refused. The aggregate plane's records are no rows of a table: see ``summaries``."""
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -56,14 +56,17 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """received = number of all rows + number of refused."""
+    """received = number of all rows and summaries + number of refused."""
 
     received: int
     rows: dict[str, list[Row]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
+    summaries: list[Summary] = field(default_factory=list)
 
 
-class _Fault(Exception):
+class LineFault(Exception):
+    """One line is refused: ``code`` is of wire.LINE_CODES, ``detail`` a column, never a value."""
+
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code)
         self.code = code
@@ -88,7 +91,7 @@ def validate_lines(
             continue
         try:
             table, row = _careful(line, kinds, bounds, line_bytes)
-        except _Fault as fault:
+        except LineFault as fault:
             refused.append(Refused(number, fault.code, fault.detail, line))
         else:
             rows[table.name].append(row)
@@ -229,16 +232,12 @@ def _time_fault(shape: _Shape, row: Row, bounds: TimeBounds) -> tuple[str, str] 
 def _careful(
     line: bytes, kinds: Mapping[str, Table], bounds: TimeBounds, line_bytes: int
 ) -> tuple[Table, Row]:
-    """Table and row of a line. Errors: _Fault."""
-    if len(line) > line_bytes:
-        raise _Fault("line_too_long")
-    if _depth_of(line) > wire.MAX_DEPTH:
-        raise _Fault("too_deep")
-    record = _parse(line)
+    """Table and row of a line. Errors: LineFault."""
+    record = read_record(line, line_bytes)
     kind = record.get("_kind")
     table = kinds.get(kind) if isinstance(kind, str) else None
     if table is None:
-        raise _Fault("unknown_kind")
+        raise LineFault("unknown_kind")
     shape = _SHAPES[table.name]
     row = tuple(
         _value_of(column, record, default)
@@ -246,8 +245,17 @@ def _careful(
     )
     fault = _time_fault(shape, row, bounds)
     if fault:
-        raise _Fault(*fault)
+        raise LineFault(*fault)
     return table, row
+
+
+def read_record(line: bytes, line_bytes: int = wire.MAX_LINE_BYTES) -> dict[str, object]:
+    """The JSON object of a line, no key twice, bounded in size and depth. Errors: LineFault."""
+    if len(line) > line_bytes:
+        raise LineFault("line_too_long")
+    if _depth_of(line) > wire.MAX_DEPTH:
+        raise LineFault("too_deep")
+    return _parse(line)
 
 
 def _depth_of(line: bytes) -> int:
@@ -268,7 +276,7 @@ def _parse(line: bytes) -> dict[str, object]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Fault("invalid_text", "not UTF-8") from None
+        raise LineFault("invalid_text", "not UTF-8") from None
     try:
         record = json.loads(
             text,
@@ -277,36 +285,36 @@ def _parse(line: bytes) -> dict[str, object]:
             parse_int=lambda digits: int(digits) if len(digits) <= 20 else TOO_BIG,
         )
     except (ValueError, RecursionError):
-        raise _Fault("malformed_line") from None
+        raise LineFault("malformed_line") from None
     if not isinstance(record, dict):
-        raise _Fault("malformed_line", "not an object")
+        raise LineFault("malformed_line", "not an object")
     return record
 
 
 def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        raise _Fault("malformed_line", "a key stands twice")
+        raise LineFault("malformed_line", "a key stands twice")
     return record
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _Fault("malformed_line", f"{name} is not JSON")
+    raise LineFault("malformed_line", f"{name} is not JSON")
 
 
 def _value_of(column: Column, record: Mapping[str, object], default: Value) -> Value:
-    """The column's value in its storage type. Errors: _Fault."""
+    """The column's value in its storage type. Errors: LineFault."""
     if column.name not in record and not column.required:
         return default
     value = record.get(column.name)
     code = fault_of(column, value)
     if code:
-        raise _Fault(code, column.name)
+        raise LineFault(code, column.name)
     if value is None:
         return None
     if isinstance(value, str):
         if "\x00" in value or not _is_encodable(value):
-            raise _Fault("invalid_text", column.name)
+            raise LineFault("invalid_text", column.name)
         return value
     if column.kind == "flag":
         return bool(value)

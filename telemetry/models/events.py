@@ -1,6 +1,6 @@
-"""The four event tables as models: read-only windows on what ``store.copy`` writes.
+"""The event tables as models: read-only windows on what ``store.copy`` writes.
 
-The tables are made by ``migrations/sql/0001_events.sql`` (day partitions on PostgreSQL), from
+The tables are made by ``migrations/sql/`` 0001 and 0002 (day partitions on PostgreSQL), from
 ``agent_client.contract.tables``; a test holds the three together.
 """
 # ruff: noqa: DJ001 -- NULL is "the agent did not say", an empty text is what it said
@@ -211,13 +211,213 @@ class ErrorEvent(EventRow):
         return {"none": "given_up"}.get(self.recovery or "", self.recovery or "")
 
 
-EVENT_MODELS: tuple[type[Run | ModelCall | ToolCall | ErrorEvent], ...] = (
+class SpanQuerySet(EventQuerySet["Span"]):
+    """Spans: reads of EventQuerySet."""
+
+
+class Span(EventRow):
+    """A stretch of a run that is no call: a turn, a subagent, a wait for approval; stored once."""
+
+    CONTRACT = tables.SPANS
+
+    pk = models.CompositePrimaryKey("install_id", "start_at", "span_id")
+    span_id = models.TextField()
+    trace_id = models.TextField(null=True)
+    run_id = models.TextField()
+    parent_span_id = models.TextField(null=True)
+    name = models.TextField(null=True)
+    kind = models.TextField(null=True)
+    start_ns = models.BigIntegerField()
+    end_ns = models.BigIntegerField(null=True)
+    status = models.TextField(null=True)
+    attrs_json = models.TextField(null=True)
+
+    objects = SpanQuerySet.as_manager()
+
+    class Meta:
+        db_table = "telemetry_span"
+        verbose_name = "span"
+
+    def __str__(self) -> str:
+        return str(self.span_id)
+
+
+class GatewayEventQuerySet(EventQuerySet["GatewayEvent"]):
+    """Gateway events: reads of EventQuerySet."""
+
+
+class GatewayEvent(EventRow):
+    """A message that a gateway took in or gave out; stored once."""
+
+    CONTRACT = tables.GATEWAY_EVENTS
+
+    pk = models.CompositePrimaryKey("install_id", "start_at", "span_id")
+    span_id = models.TextField()
+    run_id = models.TextField()
+    ts_ns = models.BigIntegerField()
+    platform = models.TextField(null=True)
+    direction = models.TextField(null=True)
+    result = models.TextField(null=True)
+    voice = models.BooleanField(null=True)
+    attachments = models.BigIntegerField(null=True)
+    trace_id = models.TextField(null=True)
+    parent_span_id = models.TextField(null=True)
+    start_ns = models.BigIntegerField(null=True)
+    end_ns = models.BigIntegerField(null=True)
+
+    objects = GatewayEventQuerySet.as_manager()
+
+    class Meta:
+        db_table = "telemetry_gatewayevent"
+        verbose_name = "gateway event"
+
+    def __str__(self) -> str:
+        return str(self.span_id)
+
+
+class CronEventQuerySet(EventQuerySet["CronEvent"]):
+    """Cron events: reads of EventQuerySet."""
+
+
+class CronEvent(EventRow):
+    """A scheduled job that was made, changed, removed or run; stored once."""
+
+    CONTRACT = tables.CRON_EVENTS
+
+    pk = models.CompositePrimaryKey("install_id", "start_at", "span_id")
+    span_id = models.TextField()
+    run_id = models.TextField()
+    ts_ns = models.BigIntegerField()
+    kind = models.TextField(null=True)
+    result = models.TextField(null=True)
+    trace_id = models.TextField(null=True)
+    parent_span_id = models.TextField(null=True)
+    start_ns = models.BigIntegerField(null=True)
+    end_ns = models.BigIntegerField(null=True)
+
+    objects = CronEventQuerySet.as_manager()
+
+    class Meta:
+        db_table = "telemetry_cronevent"
+        verbose_name = "scheduled job event"
+
+    def __str__(self) -> str:
+        return str(self.span_id)
+
+
+class SkillEventQuerySet(EventQuerySet["SkillEvent"]):
+    """Skill events: reads of EventQuerySet."""
+
+
+class SkillEvent(EventRow):
+    """A skill that was read or changed, by its name; stored once."""
+
+    CONTRACT = tables.SKILL_EVENTS
+
+    pk = models.CompositePrimaryKey("install_id", "start_at", "span_id")
+    span_id = models.TextField()
+    run_id = models.TextField()
+    ts_ns = models.BigIntegerField()
+    action = models.TextField(null=True)
+    skill_name = models.TextField(null=True)
+    trace_id = models.TextField(null=True)
+    parent_span_id = models.TextField(null=True)
+    start_ns = models.BigIntegerField(null=True)
+    end_ns = models.BigIntegerField(null=True)
+
+    objects = SkillEventQuerySet.as_manager()
+
+    class Meta:
+        db_table = "telemetry_skillevent"
+        verbose_name = "skill event"
+
+    def __str__(self) -> str:
+        return str(self.span_id)
+
+
+class MemoryEventQuerySet(EventQuerySet["MemoryEvent"]):
+    """Memory events: reads of EventQuerySet."""
+
+
+class MemoryEvent(EventRow):
+    """A change of the agent's memory; what it remembers is not known here; stored once."""
+
+    CONTRACT = tables.MEMORY_EVENTS
+
+    pk = models.CompositePrimaryKey("install_id", "start_at", "span_id")
+    span_id = models.TextField()
+    run_id = models.TextField()
+    ts_ns = models.BigIntegerField()
+    action = models.TextField(null=True)
+    result = models.TextField(null=True)
+    trace_id = models.TextField(null=True)
+    parent_span_id = models.TextField(null=True)
+    start_ns = models.BigIntegerField(null=True)
+    end_ns = models.BigIntegerField(null=True)
+
+    objects = MemoryEventQuerySet.as_manager()
+
+    class Meta:
+        db_table = "telemetry_memoryevent"
+        verbose_name = "memory event"
+
+    def __str__(self) -> str:
+        return str(self.span_id)
+
+
+class FeedbackEventQuerySet(EventQuerySet["FeedbackEvent"]):
+    """Feedback: reads of EventQuerySet."""
+
+
+class FeedbackEvent(EventRow):
+    """What a person thought of an answer, as one word; stored once."""
+
+    CONTRACT = tables.FEEDBACK_EVENTS
+
+    pk = models.CompositePrimaryKey("install_id", "start_at", "span_id")
+    span_id = models.TextField()
+    run_id = models.TextField()
+    ts_ns = models.BigIntegerField()
+    kind = models.TextField(null=True)
+    trace_id = models.TextField(null=True)
+    parent_span_id = models.TextField(null=True)
+    start_ns = models.BigIntegerField(null=True)
+    end_ns = models.BigIntegerField(null=True)
+
+    objects = FeedbackEventQuerySet.as_manager()
+
+    class Meta:
+        db_table = "telemetry_feedbackevent"
+        verbose_name = "feedback"
+
+    def __str__(self) -> str:
+        return str(self.span_id)
+
+
+type EventModel = type[
+    Run
+    | ModelCall
+    | ToolCall
+    | ErrorEvent
+    | Span
+    | GatewayEvent
+    | CronEvent
+    | SkillEvent
+    | MemoryEvent
+    | FeedbackEvent
+]
+
+EVENT_MODELS: tuple[EventModel, ...] = (
     Run,
     ModelCall,
     ToolCall,
     ErrorEvent,
+    Span,
+    GatewayEvent,
+    CronEvent,
+    SkillEvent,
+    MemoryEvent,
+    FeedbackEvent,
 )
-MODEL_OF: dict[str, type[Run | ModelCall | ToolCall | ErrorEvent]] = {
-    model.CONTRACT.name: model for model in EVENT_MODELS
-}
+MODEL_OF: dict[str, EventModel] = {model.CONTRACT.name: model for model in EVENT_MODELS}
 """Model by the contract's table name."""

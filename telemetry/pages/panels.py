@@ -10,6 +10,7 @@ from uuid import UUID
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
+from agent_client.contract.aggregate import Heartbeat, WorkflowCompleted
 from fleet.console import charts, registry
 from fleet.console.heat import heat_map
 from fleet.console.registry import InstallPanel, Page, Panel, PanelRequest
@@ -17,7 +18,14 @@ from fleet.models import Install
 from telemetry.insight import queries
 from telemetry.insight.answers import Overview
 from telemetry.insight.window import Window
-from telemetry.models import ErrorEvent, IngestBatch, InstallIntake, Run
+from telemetry.models import (
+    AggregateRecord,
+    ClosedPlane,
+    ErrorEvent,
+    IngestBatch,
+    InstallIntake,
+    Run,
+)
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
 
@@ -167,6 +175,22 @@ def install_intake(_request: HttpRequest, install_id: UUID) -> Mapping[str, obje
     }
 
 
+def install_summaries(_request: HttpRequest, install_id: UUID) -> Mapping[str, object]:
+    """The aggregate plane of one install: the last consent, summaries, heartbeat."""
+    known = AggregateRecord.objects.of_install(install_id)
+    # Every push says the consent, whatever its plane: after a withdrawal only the local one does.
+    batches = IngestBatch.objects.of_install(install_id).filter(source=IngestBatch.Source.PUSH)
+    refused = ClosedPlane.objects.filter(install_id=install_id, plane="aggregate")
+    return {
+        "batch": batches.defer("receipt").first(),
+        "summary_count": known.of_kind(WorkflowCompleted.KIND).count(),
+        "last_summary": known.of_kind(WorkflowCompleted.KIND).first(),
+        "heartbeat": known.of_kind(Heartbeat.KIND).first(),
+        "refused": refused.first(),
+        "install_id": install_id,
+    }
+
+
 def install_runs(_request: HttpRequest, install_id: UUID) -> Mapping[str, object]:
     """The last runs and errors of one install, of 30 days at most."""
     window = Window.last(days=30)
@@ -181,6 +205,7 @@ def install_runs(_request: HttpRequest, install_id: UUID) -> Mapping[str, object
 
 _SEES_RUNS: Final = "telemetry.view_run"
 _SEES_BATCHES: Final = "telemetry.view_ingestbatch"
+_SEES_SUMMARIES: Final = "telemetry.view_aggregaterecord"
 
 for _panel in (
     Panel("numbers", "telemetry/panels/numbers.html", numbers, "top", 10, _SEES_RUNS),
@@ -199,6 +224,15 @@ registry.register_install_panel(
 registry.register_install_panel(
     InstallPanel(
         "intake", "telemetry/panels/install_intake.html", install_intake, 20, _SEES_BATCHES
+    )
+)
+registry.register_install_panel(
+    InstallPanel(
+        "summaries",
+        "telemetry/panels/install_summaries.html",
+        install_summaries,
+        15,
+        _SEES_SUMMARIES,
     )
 )
 registry.register_run_counts(run_counts)

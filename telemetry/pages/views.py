@@ -20,7 +20,8 @@ from fleet.lib.clock import now
 from fleet.models import Install
 from telemetry.models import Run
 from telemetry.models.events import EventQuerySet
-from telemetry.pages.waterfall import spans_of, waterfall_of
+from telemetry.pages.run_spans import spans_of
+from telemetry.pages.waterfall import waterfall_of
 
 PAGE_ROWS: Final = 50
 MAX_SUBAGENTS: Final = 50
@@ -65,7 +66,7 @@ def run_page(request: HttpRequest, install_id: UUID) -> HttpResponse:
     context: dict[str, object] = {
         "run": run,
         "install": Install.objects.select_related("group").filter(pk=install_id).first(),
-        "waterfall": waterfall_of(run, spans_of(run)),
+        "waterfall": waterfall_of(run.start_ns, run.end_ns, spans_of(run)),
         "children": children,
         "parent": known.filter(run_id=run.parent_run_id).first() if run.parent_run_id else None,
     }

@@ -1,30 +1,29 @@
-"""One run as a waterfall: model calls, tool calls and errors placed in its time."""
+"""The waterfall of a run: spans as a tree, each with its bar or mark in the run's time. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
-from django.db.models import Q, QuerySet
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from fleet.console.charts import Tone, span_bar
+from fleet.console.charts import Tone, span_bar, span_mark
 from fleet.templatetags.fleet_format import duration_ms
-from telemetry.models import ErrorEvent, EventRow, ModelCall, Run, ToolCall
 
 MAX_SPANS: Final = 400
 """Rows of one page; a run with more says so and shows the first ones."""
-MAX_RUN_LIFE: Final = timedelta(days=7)
-"""How far after its begin a run's children are looked for: it bounds the partitions opened."""
-CLOCK_SLACK: Final = timedelta(hours=1)
+MAX_INDENT: Final = 4
+"""Deeper nesting is drawn at this depth: a phone has no room for more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One call or error: times in nanoseconds, ``end_ns`` None when it has none."""
+    """One thing of a run: times in nanoseconds, ``end_ns`` None when it has none.
+
+    ``is_mark``: it has a moment and no length.
+    """
 
     kind: str
     name: str
@@ -33,120 +32,83 @@ class Span:
     end_ns: int | None
     outcome: str
     tone: Tone
-    is_child: bool = False
+    span_id: str = ""
+    parent_id: str = ""
+    is_mark: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A span with its bar."""
+    """A span with its bar; ``depth`` from 0 to MAX_INDENT."""
 
     span: Span
     bar: SafeString
+    depth: int
     offset_ms: float
     duration: str
 
 
 @dataclass(frozen=True, slots=True)
 class Waterfall:
-    """The rows in order of begin, and what the time axis spans."""
+    """The rows, children below their parents, and what the time axis spans."""
 
     rows: tuple[Row, ...]
     total_ms: float
     is_cut: bool
 
 
-def spans_of(run: Run) -> list[Span]:
-    """Everything that names this run, three queries, each cut at MAX_SPANS + 1 rows."""
-    start, end = run.start_at - CLOCK_SLACK, run.start_at + MAX_RUN_LIFE
-    mine = Q(install_id=run.install_id, run_id=run.run_id)
-    calls = ModelCall.objects.in_window(start, end).filter(mine)
-    tools = ToolCall.objects.in_window(start, end).filter(mine)
-    errors = ErrorEvent.objects.in_window(start, end).filter(mine)
-    return sorted(
-        [
-            *(_model_span(row) for row in _first(calls)),
-            *(_tool_span(row) for row in _first(tools)),
-            *(_error_span(row) for row in _first(errors)),
-        ],
-        key=lambda span: span.start_ns,
-    )
+def waterfall_of(start_ns: int, end_ns: int | None, spans: Sequence[Span]) -> Waterfall:
+    """The spans of a run that lasted from ``start_ns`` to ``end_ns``; any order, any nesting."""
+    spans = sorted(spans, key=lambda span: span.start_ns)
+    shown = spans[:MAX_SPANS]
+    begin = min([start_ns, *(span.start_ns for span in shown)])
+    end = max([end_ns or 0, begin + 1, *(span.end_ns or span.start_ns for span in shown)])
+    rows = tuple(_row(span, depth, begin, end - begin) for depth, span in in_tree(shown))
+    return Waterfall(rows, (end - begin) / 1e6, len(spans) > MAX_SPANS)
 
 
-def _first[SpanRow: EventRow](rows: QuerySet[SpanRow]) -> QuerySet[SpanRow]:
-    return rows.order_by("start_at")[: MAX_SPANS + 1]
+def in_tree(spans: Sequence[Span]) -> list[tuple[int, Span]]:
+    """Each span once with its depth, below its parent where that is among them.
+
+    What agents say is not trusted: a parent that is missing, stands twice or lies on a circle
+    costs a span its place in the tree and never its row.
+    """
+    ids = {span.span_id for span in spans if span.span_id}
+    children: dict[str, list[int]] = {}
+    tops: list[int] = []
+    for at, span in enumerate(spans):
+        is_inside = span.parent_id in ids and span.parent_id != span.span_id
+        (children.setdefault(span.parent_id, []) if is_inside else tops).append(at)
+    ordered: list[tuple[int, Span]] = []
+    placed: set[int] = set()
+    for top in [*tops, *range(len(spans))]:  # the second part finds only what circles hide
+        waiting = [(0, top)]
+        while waiting:
+            depth, at = waiting.pop()
+            if at in placed:
+                continue
+            placed.add(at)
+            ordered.append((min(depth, MAX_INDENT), spans[at]))
+            below = children.pop(spans[at].span_id, [])
+            waiting.extend((depth + 1, child) for child in reversed(below))
+    return ordered
 
 
-def waterfall_of(run: Run, spans: Sequence[Span]) -> Waterfall:
-    """Bars for spans within the run's time. Pure."""
-    begin = min([run.start_ns, *(span.start_ns for span in spans)])
-    end = max([run.end_ns or 0, begin + 1, *(span.end_ns or span.start_ns for span in spans)])
-    length = end - begin
-    rows = []
-    for span in spans[:MAX_SPANS]:
-        took_ms = None if span.end_ns is None else max(span.end_ns - span.start_ns, 0) / 1e6
-        title = _("%(name)s: begins after %(offset)s, takes %(time)s") % {
+def _row(span: Span, depth: int, begin_ns: int, length_ns: int) -> Row:
+    offset_ms = (span.start_ns - begin_ns) / 1e6
+    place = (span.start_ns - begin_ns) / length_ns
+    if span.is_mark:
+        title = _("%(name)s: after %(offset)s") % {
             "name": span.name,
-            "offset": duration_ms((span.start_ns - begin) / 1e6),
-            "time": duration_ms(took_ms),
+            "offset": duration_ms(offset_ms),
         }
-        share = 0.0 if took_ms is None else took_ms * 1e6 / length
-        rows.append(
-            Row(
-                span,
-                span_bar((span.start_ns - begin) / length, share, title, span.tone),
-                (span.start_ns - begin) / 1e6,
-                duration_ms(took_ms),
-            )
-        )
-    return Waterfall(tuple(rows), length / 1e6, len(spans) > MAX_SPANS)
-
-
-def _end(start_ns: int, end_ns: int | None, took_ms: float | None) -> int | None:
-    if end_ns:
-        return end_ns
-    return None if took_ms is None else start_ns + int(took_ms * 1e6)
-
-
-def _model_span(row: ModelCall) -> Span:
-    tokens = _("%(input)s in, %(output)s out") % {
-        "input": "–" if row.input_tokens is None else f"{row.input_tokens:,}",
-        "output": "–" if row.output_tokens is None else f"{row.output_tokens:,}",
+        return Row(span, span_mark(place, title, span.tone), depth, offset_ms, "–")
+    took_ms = None if span.end_ns is None else max(span.end_ns - span.start_ns, 0) / 1e6
+    title = _("%(name)s: begins after %(offset)s, takes %(time)s") % {
+        "name": span.name,
+        "offset": duration_ms(offset_ms),
+        "time": duration_ms(took_ms),
     }
-    is_bad = bool(row.status_code and row.status_code >= 400)
-    return Span(
-        _("Model"),
-        row.model or row.response_model or _("unknown model"),
-        f"{row.provider or '–'} · {tokens}",
-        row.start_ns,
-        _end(row.start_ns, row.end_ns, row.latency_ms),
-        row.finish_reason or row.end_reason or "",
-        "bad" if is_bad else "1",
-    )
-
-
-def _tool_span(row: ToolCall) -> Span:
-    is_ok = row.result_class in {None, "ok"}
-    return Span(
-        _("Tool"),
-        row.tool_name or _("unknown tool"),
-        row.error_type or row.approval or row.backend or "",
-        row.start_ns,
-        _end(row.start_ns, row.end_ns, row.duration_ms),
-        row.result_class or "",
-        "2" if is_ok else "bad",
-        is_child=bool(row.parent_span_id),
-    )
-
-
-def _error_span(row: ErrorEvent) -> Span:
-    start_ns = row.ts_ns
-    code = f"HTTP {row.status_code}" if row.status_code else ""
-    return Span(
-        _("Error"),
-        row.error_class or "unknown",
-        " · ".join(part for part in (row.subsystem or "", code) if part),
-        start_ns,
-        row.end_ns if row.end_ns and row.end_ns > start_ns else None,
-        row.recovery_word,
-        "bad",
-    )
+    share = 0.0 if took_ms is None else took_ms * 1e6 / length_ns
+    bar = span_bar(place, share, title, span.tone)
+    return Row(span, bar, depth, offset_ms, duration_ms(took_ms))

@@ -10,7 +10,13 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from fleet.lib.clock import now
-from telemetry.models import EVENT_MODELS, FillState, QuarantinedLine, TouchedHour
+from telemetry.models import (
+    EVENT_MODELS,
+    AggregateRecord,
+    FillState,
+    QuarantinedLine,
+    TouchedHour,
+)
 from telemetry.store.partitions import (
     Plan,
     create_partitions,
@@ -74,6 +80,7 @@ def maintain() -> Maintained:
             dropped += drop_partitions(part for part in plan.drop if part.day == day)
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
+    AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
     held = tuple(sorted({partition.day for partition in plan.held}))
     return Maintained(created, dropped, deleted, held)
 

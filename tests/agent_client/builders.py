@@ -23,10 +23,11 @@ from agent_client.contract.events import (
     ToolCallEvent,
 )
 from agent_client.contract.tables import EVENT_TABLES
+from agent_client.eventlog import log_files
 from agent_client.files import telemetry_dir
 from agent_client.journal import Intake, Journal
 from agent_client.spool import Chunk, Frame
-from agent_client.store import DATABASE, LOG, Store
+from agent_client.store import DATABASE, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 START_NS = 1_795_340_710_000_000_000
@@ -151,13 +152,14 @@ def all_rows(home: Path) -> dict[str, list[tuple[Anything, ...]]]:
 
 
 def log_records(home: Path) -> list[dict[str, Anything]]:
-    """The log's lines that are records."""
+    """The lines of all the log's segments that are records."""
     found = []
-    for line in (telemetry_dir(home) / LOG).read_bytes().splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
+    for path in log_files(telemetry_dir(home)):
+        for line in path.read_bytes().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
     return found
 
 

@@ -33,3 +33,8 @@ def record(home: Path, runs: int = 1, calls: int = 2) -> int:
 def enrolled(home: Path, console: LoopbackConsole) -> str:
     """Enroll a home; its install id."""
     return enroll.enroll(home, console.url, console.enrollment).install_id
+
+
+def configure(home: Path, text: str) -> None:
+    """Write the home's (or a managed scope's) config.yaml."""
+    (home / "config.yaml").write_text(text)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from agent_client.contract.events import ErrorEvent, Event, ModelCallEvent, RunEvent, ToolCallEvent
 from agent_client.runs import RunTracker
@@ -15,6 +15,7 @@ from tests.agent_client.builders import SECOND_NS, START_NS
 
 # Hook payloads hold the host's objects of any type.
 Payload = dict[str, Any]
+Kind = TypeVar("Kind")
 SECRET = "CANARY-of-content"
 SESSION = "20261122_094510_ab12cd"
 
@@ -57,6 +58,10 @@ class Host:
 
     def errors(self) -> list[ErrorEvent]:
         return [event for event in self.events if isinstance(event, ErrorEvent)]
+
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        """The events of one kind, in the order they were emitted."""
+        return [event for event in self.events if isinstance(event, kind)]
 
     # -- what the host does ---------------------------------------------------------------------
 
@@ -151,18 +156,23 @@ class Host:
     def denied_tool(self, call_id: str = "call_1") -> None:
         self.tool(call_id, status="error", error_type="tool_error", result='{"status": "blocked"}')
 
-    def approval(self, choice: str, **changes: Any) -> None:  # noqa: ANN401  # as Payload
-        asked: Payload = {
+    def ask_approval(self, **changes: Any) -> None:  # noqa: ANN401  # as Payload
+        self.tracker.pre_approval_request({**self.asked(), **changes})
+
+    def asked(self) -> Payload:
+        return {
             "command": SECRET,
             "description": SECRET,
-            "pattern_key": "rm",
+            "pattern_key": SECRET,
+            "pattern_keys": [SECRET],
             "session_key": "default",
             "surface": "cli",
-            "choice": choice,
             "turn_id": self.ids()["turn_id"],
             "tool_call_id": "call_1",
         }
-        self.tracker.post_approval_response({**asked, **changes})
+
+    def approval(self, choice: str, **changes: Any) -> None:  # noqa: ANN401  # as Payload
+        self.tracker.post_approval_response({**self.asked(), "choice": choice, **changes})
 
     def turn_end(self, *, completed: bool = True, interrupted: bool = False, **more: Any) -> None:  # noqa: ANN401  # as Payload
         ending = {"completed": completed, "interrupted": interrupted, "model": "m"}

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
+from agent_client.contract.aggregate import record_of
 from agent_client.contract.canonical import canonical_json, sha256_hex
 from agent_client.contract.dsse import SigningKey, peek, seal
 from agent_client.contract.policy_doc import (
@@ -133,6 +134,8 @@ class LoopbackConsole:
         self.faults: list[Fault] = []
         self.batches: dict[str, tuple[bytes, Json]] = {}
         self.rows: dict[tuple[str, str], Json] = {}
+        self.summaries: dict[tuple[str, str], Json] = {}
+        self.closed_planes: set[str] = set()
         self.checkins: list[Json] = []
         self.install_id = ""
         self.pending_polls = 0
@@ -232,6 +235,9 @@ class LoopbackConsole:
         )
 
     def _telemetry(self, request: Received) -> tuple[int, dict[str, str], bytes]:
+        plane = request.headers["telemetry-plane"]
+        if plane in self.closed_planes:
+            return _problem("plane_closed")
         batch_id = request.headers["idempotency-key"]
         lines = gzip.decompress(request.body).splitlines()
         if batch_id in self.batches:
@@ -248,11 +254,10 @@ class LoopbackConsole:
             if refused < self.refused_lines:
                 refused += 1
                 continue
-            key = (row["_kind"], row.get("span_id") or row["run_id"])
-            if key in self.rows and key[0] != "tel_runs":
+            key, is_new = self._keep(plane, row)
+            if not is_new:
                 duplicates += 1
                 continue
-            self.rows[key] = row
             accepted[key[0]] = accepted.get(key[0], 0) + 1
         receipt = {
             "batch_id": batch_id,
@@ -265,6 +270,22 @@ class LoopbackConsole:
         }
         self.batches[batch_id] = (request.body, receipt)
         return _json(200, receipt)
+
+    def _keep(self, plane: str, row: Json) -> tuple[tuple[str, str], bool]:
+        """Store a line as the console would; its key, and whether that changed anything."""
+        kind = str(row["_kind"])
+        if plane == "aggregate":
+            record_of(row)
+            key = kind, str(row["record_id"])
+            held = self.summaries.setdefault(key, {"seq": -1})
+            is_new = int(str(row["seq"])) > int(str(held["seq"]))
+            if is_new:
+                self.summaries[key] = row
+            return key, is_new
+        key = kind, str(row.get("span_id") or row["run_id"])
+        is_new = key not in self.rows or kind == "tel_runs"
+        self.rows[key] = row if is_new else self.rows[key]
+        return key, is_new
 
     def _assignment(self, request: Received) -> tuple[int, dict[str, str], bytes]:
         if self.assignment is None:

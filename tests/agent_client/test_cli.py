@@ -218,7 +218,8 @@ def test_export_keeps_stdout_clean(home: Path, capfd: pytest.CaptureFixture[str]
         "tel_runs",
         "tel_model_calls",
     }
-    assert "3 rows exported" in err
+    assert "3 records exported" in err
+    assert "tel_model_calls      2" in err
 
 
 def test_export_writes_a_private_whole_file(

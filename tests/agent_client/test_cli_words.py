@@ -11,6 +11,7 @@ import pytest
 
 from agent_client import cli, doctor
 from agent_client.cli.network import result_text
+from agent_client.cli.ticker import Ticker
 from agent_client.config import install_id_path
 from agent_client.contract.wire import PATH_DISCOVERY, PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEMETRY
 from agent_client.credential import credential_path
@@ -167,12 +168,31 @@ def test_an_export_to_an_impossible_place_fails_plainly(
     assert cli.main(["export", "--out", "/dev/null", "--since", "3"]) == 0
     target = tmp_path / "rows.ndjson"
     capsys.readouterr()
-    assert (
-        json.loads(said(capsys, "export", "--out", str(target), "--json").split("\n}")[0] + "}")[
-            "rows"
-        ]
-        == 3
-    )
+    answer = json.loads(said(capsys, "export", "--out", str(target), "--json"))
+    assert (answer["rows"], answer["warnings"]) == (3, [])
+
+
+def test_an_export_to_stdout_answers_in_json_on_stderr(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record(home)
+    assert cli.main(["export", "--out", "-", "--json", "--include-content"]) == 0
+    out, err = capfd.readouterr()
+    assert len([json.loads(line) for line in out.splitlines()]) == 3
+    answer = json.loads(err[err.index("{") :])
+    assert (answer["out"], answer["counts"]["tel_runs"]) == ("-", 1)
+    assert "telemetry.trajectories.enabled" in answer["warnings"][0]
+
+
+def test_an_export_tells_how_far_it_is_and_only_a_terminal_sees_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(home)
+    noted: list[object] = []
+    monkeypatch.setattr(Ticker, "note", lambda _self, detail: noted.append(detail))
+    assert cli.main(["export", "--out", str(tmp_path / "rows")]) == 0
+    assert "\r" not in capsys.readouterr().err
+    assert noted[-1] == "3 records"
 
 
 def test_an_interrupted_export_leaves_no_file(

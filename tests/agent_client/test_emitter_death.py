@@ -248,3 +248,44 @@ def test_the_next_recorder_stores_what_the_last_one_left(tmp_path: Path) -> None
     finish(start(tmp_path, "Emitter(home).emit(model_call(1)); os._exit(0)"))
     finish(start(tmp_path, "e = Emitter(home); e.emit(model_call(2)); e.close()"))
     assert span_ids(tmp_path) == ["call-1", "call-2"]
+
+
+SIGNALLED = """
+import itertools
+numbers, told = itertools.count(1_000_000), []
+def on_signal(number, frame):
+    n = next(numbers)
+    e.emit(model_call(n) if n % 3 else {**model_call(n).to_dict()})
+    told.append(n)
+e = Emitter(home)
+timers = ((signal.SIGALRM, signal.ITIMER_REAL), (signal.SIGVTALRM, signal.ITIMER_VIRTUAL))
+for number, timer in timers:
+    signal.signal(number, on_signal)
+    signal.setitimer(timer, 0.001, 0.0005)
+n = 0
+while len(told) < 1000 and n < 50_000:
+    e.emit(model_call(n) if n % 5 else {**model_call(n).to_dict()})
+    n += 1
+    if n % 2000 == 0:
+        wait = time.monotonic() + 10
+        while e.stats().queued > 2000 and time.monotonic() < wait:
+            time.sleep(0.002)
+for _, timer in timers:
+    signal.setitimer(timer, 0)
+os.write(1, b"%d %d\\n" % (n, len(told)))
+END
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["e.close(20)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["closed", "killed"]
+)
+def test_what_signal_handlers_emit_inside_an_emit_is_kept_once(tmp_path: Path, end: str) -> None:
+    process = start(tmp_path, SIGNALLED.replace("END", end))
+    printed = finish(process, -signal.SIGKILL if "SIGKILL" in end else 0)
+    emitted, from_handlers = map(int, printed.split())
+    recover(tmp_path)
+    assert from_handlers > 100
+    expected = call_ids(0, emitted) + call_ids(1_000_000, 1_000_000 + from_handlers)
+    assert sorted(span_ids(tmp_path)) == sorted(expected)
+    assert ledger(tmp_path) == (emitted + from_handlers, {})

@@ -115,7 +115,7 @@ def test_a_full_disk_under_the_log_leaves_no_torn_line(
     emitter.emit(model_call(0))
     assert emitter.flush()
     before = (tmp_path / "telemetry" / LOG).read_bytes()
-    write, log_fd = os.write, emitter._journal._log_fd
+    write, log_fd = os.write, emitter._journal.log._fd
 
     def full(fd: int, data: bytes) -> int:
         if fd != log_fd:

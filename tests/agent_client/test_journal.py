@@ -11,7 +11,8 @@ import pytest
 
 from agent_client.contract.tables import TOOL_CALLS
 from agent_client.files import telemetry_dir
-from agent_client.journal import Journal, decode, set_database_aside
+from agent_client.frames import decode
+from agent_client.journal import Journal, set_database_aside
 from agent_client.store import DATABASE, LOG
 from tests.agent_client.builders import (
     Anything,
@@ -75,7 +76,7 @@ def test_a_frame_that_is_no_event_is_logged_and_counted(tmp_path: Path, payload:
 
 def test_a_frame_by_position_is_read_as_its_kind() -> None:
     values: Anything = tuple(tool_call().to_dict()[name] for name in TOOL_CALLS.column_names())
-    assert decode(marshal.dumps((2, values), 2)) == tool_call().to_dict()
+    assert decode(marshal.dumps((2, values), 2)).event == tool_call().to_dict()
 
 
 def test_a_later_row_of_a_run_wins_and_a_known_cost_stays(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_line_that_json_cannot_write_is_replaced_and_counted(tmp_path: Path) -
 def test_a_forked_childs_journal_closes_files_and_not_the_database(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.write([intake(frame(model_call()))])
-    connection, fd = journal._connection, journal._log_fd
+    connection, fd = journal._connection, journal.log._fd
     journal.forget()
     assert connection is not None
     assert connection.execute("SELECT count(*) FROM tel_model_calls").fetchone() == (1,)

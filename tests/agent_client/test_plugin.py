@@ -13,10 +13,14 @@ import pytest
 
 from agent_client import emitter as emitter_module
 from agent_client import plugin, pusher
+from agent_client.otlp import streamer
+from tests.agent_client.accounts import host_accounts, usage
 from tests.agent_client.builders import query
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.hooks import SESSION, Host
 from tests.agent_client.loopback_console import LoopbackConsole
+from tests.agent_client.otlp_homes import configure
+from tests.agent_client.otlp_receiver import OtlpReceiver
 
 Hooks = list[tuple[str, Callable[..., None]]]
 
@@ -68,8 +72,11 @@ def home(
     monkeypatch.setattr(plugin, "_emitter", None)
     monkeypatch.setattr(plugin, "_tracker", None)
     monkeypatch.setattr(plugin, "_pushing_pid", 0)
+    monkeypatch.setattr(plugin, "_streamer", None)
     monkeypatch.setattr(plugin, "PUSH_AFTER_S", 3600.0)
     yield tmp_path
+    if plugin._streamer is not None:
+        assert plugin._streamer.stop()
     if plugin._emitter is not None:
         plugin._emitter.close()
     emitter_module.set_emitter(None)
@@ -80,7 +87,8 @@ def test_only_the_named_hooks_are_subscribed_to(home: Path) -> None:
     plugin.register(context)
     names = [name for name, _ in context.hooks]
     assert sorted(names) == sorted(plugin.HOOKS)
-    assert not [name for name in names if name.startswith(("pre_", "transform_"))]
+    makes_the_host_work = [name for name in names if name.startswith(("pre_", "transform_"))]
+    assert makes_the_host_work == ["pre_approval_request"]  # which the host builds in any case
     assert context.commands == ["telemetry"]
 
 
@@ -114,6 +122,29 @@ def test_a_process_that_lives_on_pushes_by_itself(
         assert eventually(lambda: len(console.rows) >= 3)
         assert plugin._pusher is not None
         assert plugin._pusher.stop()
+
+
+def test_a_process_that_lives_on_streams_to_its_collector(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "PUSH_AFTER_S", 0.0)
+    monkeypatch.setattr(streamer, "GATHER_S", 0.0)
+    with OtlpReceiver() as receiver:
+        configure(home, receiver.url)
+        record(home)
+        context = Context()
+        plugin.register(context)
+        context.fire("on_session_start", session_id=SESSION, platform="cli")
+        assert eventually(lambda: len(receiver.spans) >= 3)
+        assert plugin._pusher is not None
+        assert plugin._pusher.stop()
+
+
+def test_without_the_extra_nothing_streams(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_client.otlp.encode.find_spec", lambda _name: None)
+    plugin.register(Context())
+    plugin._stream_otlp(home)
+    assert plugin._streamer is None
 
 
 def test_a_process_starts_one_push_thread(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +264,62 @@ def test_the_hosts_command_has_our_verbs_and_exit_codes(
     with pytest.raises(SystemExit) as ended:
         plugin._run_verb(parser.parse_args(["push"]))
     assert ended.value.code == 4
+
+
+PRICED = {"custom/model-a": {"input": 10, "output": 100}}
+
+
+def played(*, turns: int = 1) -> Host:
+    """A session through the registered hooks."""
+    context, host = Context(), Host()
+    plugin.register(context)
+    assert plugin._tracker is not None
+    host.tracker = plugin._tracker
+    host.session_start()
+    for _ in range(turns):
+        host.full_turn()
+    assert plugin._emitter is not None
+    assert plugin._emitter.flush()
+    return host
+
+
+def run_cost(home: Path) -> tuple[object, ...]:
+    ((cost_usd, status),) = query(home, "SELECT estimated_cost_usd, cost_status FROM tel_runs")
+    return cost_usd, status
+
+
+def test_a_run_is_priced_at_the_end_of_its_turn_by_the_living_process(home: Path) -> None:
+    host_accounts(home, usage(0.25, session_id=SESSION))
+    played()
+    assert eventually(lambda: run_cost(home) == (0.25, "estimated"))
+    assert query(home, "SELECT DISTINCT cost_status, estimated_cost_usd FROM tel_model_calls") == [
+        ("unknown", None)
+    ]
+
+
+@pytest.mark.parametrize("telemetry_section", [{"prices": PRICED}])
+def test_the_owners_prices_are_those_of_the_hosts_configuration(home: Path) -> None:
+    host_accounts(home, usage(7.0, session_id=SESSION, model="model-a", input_tokens=1))
+    played(turns=2)
+    # 4 calls of 155 tokens in, cached ones among them, and 20 out.
+    assert eventually(lambda: run_cost(home) == (4 * (155 * 10 + 20 * 100) / 1e6, "estimated"))
+
+
+@pytest.mark.parametrize("telemetry_section", [{"prices": {"model-a": "cheap"}}, {"prices": 7}])
+def test_prices_that_are_none_price_nothing(home: Path) -> None:
+    played()
+    assert run_cost(home) == (None, "unknown")
+
+
+def test_a_fork_waits_for_the_pricing_to_leave_sqlite(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+
+    def look(*_: object) -> None:
+        assert plugin._emitter is not None
+        held.append(plugin._emitter.inside_sqlite().locked())
+
+    monkeypatch.setattr(plugin, "reconcile", look)
+    played()
+    assert eventually(lambda: held == [True])

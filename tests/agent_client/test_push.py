@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent_client import outbox as outbox_module
-from agent_client import push
+from agent_client import push, push_send
 from agent_client.config import install_id_path
 from agent_client.contract.wire import PATH_TELEMETRY
 from agent_client.credential import credential_path, load_credential, save_credential
@@ -21,7 +21,7 @@ from agent_client.files import exclusive_lock
 from agent_client.outbox import new_batch_id, outbox_path, push_dir
 from agent_client.progress import load_progress
 from agent_client.store import Store, StoreError
-from tests.agent_client.homes import enrolled, record
+from tests.agent_client.homes import configure, enrolled, record
 from tests.agent_client.loopback_console import FLEET_ID, Fault, LoopbackConsole
 
 
@@ -69,10 +69,6 @@ def quick() -> push.Timing:
 
 def posts(console: LoopbackConsole) -> list[tuple[str, bytes]]:
     return [(r.headers["idempotency-key"], r.body) for r in console.sent(PATH_TELEMETRY)]
-
-
-def configure(home: Path, text: str) -> None:
-    (home / "config.yaml").write_text(text)
 
 
 def test_every_recorded_row_arrives_once(home: Path, console: LoopbackConsole) -> None:
@@ -152,13 +148,13 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_bytes_and_id(
 def test_an_answer_lost_for_good_keeps_the_batch_for_the_next_push(
     home: Path, console: LoopbackConsole
 ) -> None:
-    console.faults.extend(Fault(PATH_TELEMETRY, "drop") for _ in range(push.MAX_ATTEMPTS))
+    console.faults.extend(Fault(PATH_TELEMETRY, "drop") for _ in range(push_send.MAX_ATTEMPTS))
     assert push.push_once(home, timing=quick()).exit_code == push.EXIT_LATER
     assert cursor_of(home) == 0
     record(home)
     assert push.push_once(home).status == "pushed"
     sent = posts(console)
-    assert len(set(sent[: push.MAX_ATTEMPTS + 1])) == 1
+    assert len(set(sent[: push_send.MAX_ATTEMPTS + 1])) == 1
     assert len(console.rows) == 6
 
 
@@ -169,7 +165,7 @@ def test_a_death_before_the_send_repeats_the_kept_batch(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(push._Run, "_send", die)
+        patch.setattr(push_send.PlanePush, "_send", die)
         with pytest.raises(KeyboardInterrupt):
             push.push_once(home)
     kept = outbox_module.read_outbox(home)
@@ -196,11 +192,11 @@ def test_a_death_before_the_cursor_moves_repeats_the_batch_and_stores_nothing_tw
 def test_a_death_after_the_cursor_moved_sends_nothing_again(
     home: Path, console: LoopbackConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(home: Path) -> None:
+    def die(home: Path, plane: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(push, "clear_outbox", die)
+        patch.setattr(push_send, "clear_outbox", die)
         with pytest.raises(KeyboardInterrupt):
             push.push_once(home)
     assert push.push_once(home).status == "nothing"
@@ -211,7 +207,7 @@ def test_a_death_after_the_cursor_moved_sends_nothing_again(
 KILLED_BEFORE_THE_CURSOR = """
 import os, signal, sys
 from pathlib import Path
-from agent_client import push
+from agent_client import push, push_send
 from agent_client.store import Store
 Store.state_set = lambda self, values: os.kill(os.getpid(), signal.SIGKILL)
 push.push_once(Path(sys.argv[1]))
@@ -219,7 +215,7 @@ push.push_once(Path(sys.argv[1]))
 KILLED_BY_THE_CONSOLE = """
 import sys
 from pathlib import Path
-from agent_client import push
+from agent_client import push, push_send
 push.push_once(Path(sys.argv[1]))
 """
 
@@ -319,7 +315,9 @@ def test_force_does_not_keep_to_a_wait(home: Path, console: LoopbackConsole) -> 
 
 def test_back_off_grows_with_full_jitter(home: Path, console: LoopbackConsole) -> None:
     fake = FakeTiming()
-    console.faults.extend(Fault(PATH_TELEMETRY, "status", 500) for _ in range(push.MAX_ATTEMPTS))
+    console.faults.extend(
+        Fault(PATH_TELEMETRY, "status", 500) for _ in range(push_send.MAX_ATTEMPTS)
+    )
     timing = replace(fake.timing(), chance=lambda: 0.5)
     assert push.push_once(home, timing=timing).exit_code == push.EXIT_LATER
     assert fake.waits == [0.5, 1.0, 2.0, 4.0]
@@ -350,7 +348,7 @@ def test_a_refused_batch_is_kept_and_not_sent_in_a_loop(
     assert push.push_once(home, timing=fake.timing()).status == "blocked"
     assert len(posts(console)) == 1
     assert outbox_path(home).exists()
-    fake.now_ns += int(push.BLOCKED_RETRY_S * 1e9)
+    fake.now_ns += int(push_send.BLOCKED_RETRY_S * 1e9)
     assert push.push_once(home, timing=fake.timing()).status == "pushed"
 
 
@@ -414,7 +412,7 @@ def test_a_gate_that_closes_during_a_push_ends_it(
     home: Path, console: LoopbackConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(home, runs=2)
-    monkeypatch.setattr(push, "MAX_BATCH_ROWS", 3)
+    monkeypatch.setitem(push_send.MAX_ROWS, "local", 3)
 
     def close(result: push.PushResult) -> None:
         configure(home, "telemetry: {local: false}\n")
@@ -436,7 +434,7 @@ def test_losses_are_reported_once(home: Path, console: LoopbackConsole) -> None:
 def test_max_batches_leaves_the_rest_pending(
     home: Path, console: LoopbackConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "MAX_BATCH_ROWS", 1)
+    monkeypatch.setitem(push_send.MAX_ROWS, "local", 1)
     result = push.push_once(home, max_batches=2)
     assert (result.batches, result.pending) == (2, 1)
 
@@ -444,8 +442,9 @@ def test_max_batches_leaves_the_rest_pending(
 def test_a_preview_shows_the_bytes_that_a_push_then_sends(
     home: Path, console: LoopbackConsole
 ) -> None:
-    preview = push.preview_push(home)
-    assert isinstance(preview, push.Preview)
+    found = push.preview_push(home)
+    assert isinstance(found, list)
+    (preview,) = found
     assert not outbox_path(home).exists()
     assert posts(console) == []
     push.push_once(home)

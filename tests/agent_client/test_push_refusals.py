@@ -12,7 +12,7 @@ from agent_client import push
 from agent_client.contract.wire import PATH_TELEMETRY
 from agent_client.credential import load_credential, save_credential
 from agent_client.outbox import push_dir
-from tests.agent_client.homes import enrolled, record
+from tests.agent_client.homes import configure, enrolled, record
 from tests.agent_client.loopback_console import Fault, LoopbackConsole
 
 
@@ -27,10 +27,6 @@ def home(tmp_path: Path, console: LoopbackConsole) -> Path:
     record(tmp_path)
     enrolled(tmp_path, console)
     return tmp_path
-
-
-def configure(home: Path, text: str) -> None:
-    (home / "config.yaml").write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent_client import runs
+from agent_client import approvals, runs, sessions
 from agent_client.contract.events import Event
 from agent_client.runs import RunTracker
 from tests.agent_client.builders import SECOND_NS
@@ -151,6 +151,7 @@ HOOKS = [
     RunTracker.post_api_request,
     RunTracker.api_request_error,
     RunTracker.post_tool_call,
+    RunTracker.pre_approval_request,
     RunTracker.post_approval_response,
     RunTracker.on_subagent_start,
     RunTracker.on_subagent_stop,
@@ -159,7 +160,8 @@ FIELDS = (
     "session_id task_id turn_id platform model provider base_url api_request_id started_at "
     "ended_at status_code retry_count max_retries retryable reason usage finish_reason choice "
     "response_model tool_name tool_call_id duration_ms status error_type result completed "
-    "interrupted child_session_id parent_session_id child_status assistant_tool_call_count"
+    "interrupted child_session_id parent_session_id child_status assistant_tool_call_count args "
+    "parent_turn_id child_role surface decided_by"
 ).split()
 
 
@@ -175,17 +177,24 @@ def test_whatever_type_a_field_has_every_event_can_be_stored(value: object) -> N
 
 
 def test_a_long_lived_host_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MAX_SESSIONS", 5)
-    monkeypatch.setattr(runs, "MAX_PENDING", 5)
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(sessions, "MAX_SUBAGENTS", 5)
+    for module in (approvals, runs):
+        monkeypatch.setattr(module, "MAX_PENDING", 5)
     host = Host()
     for number in range(20):
         host.session_id = f"session-{number}"
+        host.ask_approval(tool_call_id=f"asked-{number}")
         host.approval("once", tool_call_id=f"call-{number}")
         host.api_error(0)
         host.calls += 1
+        child = {"parent_session_id": host.session_id, "child_session_id": f"child-{number}"}
+        host.tracker.on_subagent_start(child)
     tracker = host.tracker
-    sizes = [len(tracker._runs), len(tracker._approvals), len(tracker._failed_attempts)]
-    assert sizes == [5, 5, 5]
+    kept = tracker._sessions
+    assert len(kept.runs) == len(kept.turns) == len(kept.subagents) == 5
+    assert len(tracker._failed_attempts) == 5
+    assert len(tracker._approvals.asked_ns) == len(tracker._approvals.answered) == 5
 
 
 def test_sessions_on_many_threads_do_not_mix() -> None:

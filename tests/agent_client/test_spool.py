@@ -7,7 +7,7 @@ import itertools
 import mmap
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,87 @@ def test_a_ring_agrees_with_a_list_whatever_is_appended_and_drained(
         assert payloads(ring) == appended[ring.tail_k :]
         assert ring.head - ring.tail <= SMALL
         assert released <= ring.tail_k <= ring.k == len(appended)
+
+
+@given(steps)
+def test_an_empty_ring_that_begins_again_at_its_front_agrees_too(
+    steps: list[tuple[str, int]],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool_module, "HOT_BYTES", 1000)
+        ring, appended = anonymous_ring(), list[bytes]()
+        ring.map[:24] = spool_module.MAGIC + SMALL.to_bytes(8, "little") + bytes(8)
+        for action, number in steps:
+            if action == "append":
+                appended.append(bytes([len(appended) % 251 + 1]) * min(number, 300))
+                ring.append(appended[-1])
+            else:
+                ring.release(ring.read(number))
+            assert payloads(ring) == appended[ring.tail_k :]
+            if ring.queued:
+                data = bytes(ring.map)
+                tail = int.from_bytes(data[16:24], "little")
+                first_k = spool_module._k_at(data, tail, SMALL)
+                found = spool_module.read_frames(data, "p.0", tail, first_k, SMALL, MAX_FRAMES)
+                assert found.frames == ring.read(MAX_FRAMES).frames
+
+
+def test_a_ring_that_is_kept_drained_uses_few_of_its_pages() -> None:
+    ring = anonymous_ring(1024 * 1024)
+    for number in range(20_000):
+        ring.append(b"x" * 300)
+        if number % 20 == 0:
+            ring.release(ring.read(MAX_FRAMES))
+    used = HEADER_BYTES + spool_module.HOT_BYTES + 21 * 344
+    assert not any(ring.map[used:])
+    assert ring.k == 20_000
+
+
+def test_a_ring_that_began_again_holds_as_much_as_before() -> None:
+    ring = anonymous_ring(1024 * 1024)
+    while ring.head <= spool_module.HOT_BYTES:
+        ring.append(b"x" * 1000)
+    ring.release(ring.read(MAX_FRAMES))
+    for _ in range(1000):
+        ring.append(b"x" * 1000)
+    assert ring.queued == 1000
+
+
+class Numbers(Iterator[int]):
+    """Numbers of frames; asked for the next one in the middle of an append, it does something."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do: Callable[[], object] | None = do
+        self.count = itertools.count()
+
+    def __next__(self) -> int:
+        do, self.do = self.do, None
+        if do is not None:
+            do()
+        return next(self.count)
+
+
+def test_an_append_inside_an_append_is_refused_and_harms_nothing() -> None:
+    answers: list[bool] = []
+    ring = anonymous_ring()
+    ring._numbers = Numbers(lambda: answers.append(ring.append(b"inner")))
+    assert ring.append(b"outer")
+    assert answers == [False]
+    assert ring.append(b"later")
+    assert payloads(ring) == [b"outer", b"later"]
+
+
+def test_an_append_that_a_signal_breaks_off_leaves_no_trace() -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    ring = anonymous_ring()
+    ring.append(b"before")
+    ring._numbers = Numbers(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ring.append(b"broken off")
+    assert ring.append(b"after")
+    assert payloads(ring) == [b"before", b"after"]
 
 
 @given(st.lists(st.integers(1, 900), max_size=40), st.integers(0, 39))

@@ -16,6 +16,8 @@ from agent_client.contract.policy_keys import (
     value_fault,
 )
 
+PRICE = {"input": 1, "output": 2}
+
 
 @pytest.mark.parametrize("entry", TELEMETRY_KEYS, ids=lambda entry: entry.key)
 def test_every_key_of_ours_can_be_pinned_and_says_what_it_does(entry: PolicyKey) -> None:
@@ -67,6 +69,8 @@ def test_a_key_that_cannot_be_pinned_says_why(key: str, words: str) -> None:
         ("telemetry.install_id", ""),
         ("telemetry.export.otlp.endpoint", "https://collector.example:4318/v1"),
         ("telemetry.export.otlp.headers_env", {"Authorization": "COLLECTOR_AUTH"}),
+        ("telemetry.prices", {}),
+        ("telemetry.prices", {"vendor/m.1": {"input": 3, "output": 15.5, "cache_read": 0}}),
         ("model.default", "vendor/model"),
         ("plugins.enabled", ["telemetry"]),
         ("some.limit", 1.5),
@@ -93,6 +97,19 @@ def test_a_fitting_value_is_taken(key: str, value: object) -> None:
         ("telemetry.export.otlp.headers_env", {1: "X"}, "header name"),
         ("telemetry.export.otlp.headers_env", {"a": "secret-value"}, "never the header's value"),
         ("telemetry.export.otlp.headers_env", {"a": 1}, "never the header's value"),
+        ("telemetry.prices", [], "map of model"),
+        ("telemetry.prices", {str(n): PRICE for n in range(101)}, "At most 100"),
+        ("telemetry.prices", {1: PRICE}, "Name a model"),
+        ("telemetry.prices", {"": PRICE}, "Name a model"),
+        ("telemetry.prices", {"x" * 201: PRICE}, "Name a model"),
+        ("telemetry.prices", {"m": 3}, "input and for output"),
+        ("telemetry.prices", {"m": {"input": 3}}, "input and for output"),
+        ("telemetry.prices", {"m": {**PRICE, "tokens": 3}}, "Use only these prices"),
+        ("telemetry.prices", {"m": {**PRICE, "input": "3"}}, "number of dollars"),
+        ("telemetry.prices", {"m": {**PRICE, "input": True}}, "number of dollars"),
+        ("telemetry.prices", {"m": {**PRICE, "input": -1}}, "number of dollars"),
+        ("telemetry.prices", {"m": {**PRICE, "output": 100_001}}, "number of dollars"),
+        ("telemetry.prices", {"m": {**PRICE, "output": float("nan")}}, "NaN"),
         ("some.key", None, "empty"),
         ("some.key", {}, "empty"),
         ("some.key", "${HOME}", "environment"),

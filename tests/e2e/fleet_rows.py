@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from uuid import UUID
+from importlib.resources import files
+from typing import Any
+from uuid import UUID, uuid4
 
 from fleet.lib.clock import now
 from fleet.models import Install, InstallGroup
@@ -17,6 +20,9 @@ SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
 BACKWARDS = "\u202egnirts desrever"
 LONG = "x" * 200
+SUMMARIES: dict[str, list[dict[str, Any]]] = json.loads(
+    files("agent_client.contract").joinpath("vectors/aggregate.json").read_text(encoding="utf-8")
+)
 HOSTILE = (SCRIPT, IMAGE, BACKWARDS, LONG)
 
 
@@ -36,6 +42,7 @@ def seed() -> Seeded:
     group = builders.make_group(IMAGE[:100])
     installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
     push_runs(installs[0].pk)
+    push_summaries(installs[0].pk)
     while fill_pending():
         pass
     builders.make_pin("telemetry.retention_days", 30, is_locked=True)
@@ -46,7 +53,7 @@ def seed() -> Seeded:
     Install.objects.filter(pk=installs[1].pk).update(
         sync_state="drifted", sync_cause=f"model.default: {SCRIPT}"
     )
-    batch = IngestBatch.objects.get()
+    batch = IngestBatch.objects.get(plane="local")
     return Seeded(installs[0].pk, IMAGE, group.pk, batch.pk, revision.pk)
 
 
@@ -58,6 +65,14 @@ def push_runs(install_id: UUID) -> None:
         rows.model_call(3, run_id=IMAGE, model=SCRIPT, provider=IMAGE),
         rows.tool_call(4, run_id=IMAGE, tool_name=IMAGE, result_class="error"),
         rows.error(5, run_id=IMAGE, error_class=SCRIPT, subsystem=BACKWARDS),
+        rows.span(
+            6, run_id=IMAGE, name=LONG, attrs_json='{"<b>x</b>": "<script>alert(1)</script>"}'
+        ),
+        rows.record("tel_skill_events", 7, run_id=IMAGE, skill_name=SCRIPT, action=IMAGE),
+        rows.record("tel_gateway_events", 8, run_id=IMAGE, platform=IMAGE, result=SCRIPT),
+        rows.record("tel_cron_events", 9, run_id=IMAGE, kind=SCRIPT, parent_span_id="span-6"),
+        rows.record("tel_memory_events", 10, run_id=IMAGE, action=LONG, parent_span_id="span-6"),
+        rows.record("tel_feedback_events", 11, run_id=IMAGE, kind=BACKWARDS),
     ]
     body = rows.body(*records, b'{"_kind": "<script>alert(1)</script>"}', b"not json")
     header = BatchHeader(
@@ -67,6 +82,21 @@ def push_runs(install_id: UUID) -> None:
         client=IMAGE,
     )
     receive_batch(header, body)
+
+
+def push_summaries(install_id: UUID) -> None:
+    """A summary and a heartbeat, and a line that tries to say more than its type lets it."""
+    at_ns = rows.recent_ns()
+    run, beat = (
+        {**vector["record"], "occurred_ns": at_ns}
+        for vector in (SUMMARIES["valid"][0], SUMMARIES["valid"][-1])
+    )
+    beat["install_id"] = str(install_id)
+    consent = {"consent_state": "aggregate", "policy_version": 3}
+    header = BatchHeader(
+        install_id=install_id, batch_id=uuid4(), plane="aggregate", consent=consent
+    )
+    receive_batch(header, rows.body(run, beat, {**run, "platform": SCRIPT}, {**run, IMAGE: 1}))
 
 
 def group_of(seeded: Seeded) -> InstallGroup:
@@ -99,6 +129,7 @@ def pages(seeded: Seeded) -> dict[str, str]:
         "batches": "/telemetry/ingestbatch/",
         "batch": f"/telemetry/ingestbatch/{seeded.batch_pk}/change/",
         "quarantine": "/telemetry/quarantinedline/",
+        "summaries": "/telemetry/aggregaterecord/",
         "health": "/health/",
         "audit": "/fleet/changerecord/",
         "users": "/auth/user/",

@@ -23,6 +23,7 @@ LISTS = (
     "/fleet/changerecord/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/aggregaterecord/",
 )
 OWN_PAGES = ("/publish/", "/sync/", "/health/", "/runs/")
 MAX_LIST_QUERIES = 14

@@ -1,8 +1,11 @@
 """A scripted model provider on loopback: OpenAI's chat completions, streamed or not.
 
 The last user message says what happens: TOOL (one tool call, then a text), TWO_TOOLS (one works,
-one fails), LOGIN (401), DELEGATE (a subagent), SLOW (sets ``is_waiting``, answers
-when ``release`` is set), anything else a text. Every request body is kept in ``requests``.
+one fails), NOTES (a skill, a memory, a scheduled job), DANGER (a command that wants approval), LOOP
+(a tool call every time), LOGIN (401), BROKEN (500), FLAKY (500 once), DELEGATE (a subagent), SLOW
+(sets ``is_waiting``, answers when ``release`` is set), STUCK (slow after a tool call), anything
+else a text. Every request body is
+kept in ``requests``.
 
 Source: OpenAI API reference, chat completions and their streaming chunks.
 """
@@ -25,6 +28,7 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 300},
     "completion_tokens_details": {"reasoning_tokens": 7},
 }
+NOTE_SECRET = "canary-note-60217"  # what is remembered, scheduled and written into a skill
 TOOL_SECRET = "ghp_0123456789abcdefghijABCDEFGHIJ012345"  # made up; must never reach a console
 
 
@@ -36,11 +40,17 @@ class ModelServer:
     requests: list[dict[str, object]] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
     is_waiting: threading.Event = field(default_factory=threading.Event)
+    seen: frozenset[str] = frozenset()
 
     @property
     def base_url(self) -> str:
         """What goes into the provider's ``base_url``."""
         return f"http://127.0.0.1:{self.port}/v1"
+
+    def is_first(self, word: str) -> bool:
+        """Whether a word is asked for the first time."""
+        is_new, self.seen = word not in self.seen, self.seen | {word}
+        return is_new
 
     def models_asked(self) -> list[object]:
         """The model of each request, in order."""
@@ -68,8 +78,8 @@ def serve_model() -> Iterator[ModelServer]:
 _ids = itertools.count()
 
 
-def _tool_call(name: str, **arguments: str) -> dict[str, object]:
-    function = {"name": name, "arguments": json.dumps(arguments)}
+def _tool_call(tool: str, /, **arguments: str) -> dict[str, object]:
+    function = {"name": tool, "arguments": json.dumps(arguments)}
     return {"id": f"call_{next(_ids):08d}", "type": "function", "function": function}
 
 
@@ -83,6 +93,8 @@ def _script(messages: list[Message]) -> tuple[str, list[dict[str, object]]]:
     """The next answer: a text, or tool calls."""
     asked = max((n for n, m in enumerate(messages) if m.get("role") == "user"), default=-1)
     wish = _text(messages[asked].get("content")) if asked >= 0 else ""
+    if "LOOP" in wish:
+        return "", [_tool_call("terminal", command="echo again")]
     if any(message.get("role") == "tool" for message in messages[asked + 1 :]):
         return "All done.", []
     if "TWO_TOOLS" in wish:
@@ -90,6 +102,17 @@ def _script(messages: list[Message]) -> tuple[str, list[dict[str, object]]]:
             _tool_call("terminal", command="echo works"),
             _tool_call("read_file", path="/nonexistent/missing.txt"),
         ]
+    if "NOTES" in wish:
+        skill = f"---\nname: notes\ndescription: {NOTE_SECRET}\n---\n\n# Notes\n\n{NOTE_SECRET}\n"
+        return "", [
+            _tool_call("skill_manage", action="create", name="notes", content=skill),
+            _tool_call("skill_view", name="notes"),
+            _tool_call("skill_view", name=f"no such skill {NOTE_SECRET}"),
+            _tool_call("memory", action="add", target="user", content=NOTE_SECRET),
+            _tool_call("cronjob", action="create", schedule="every 2h", prompt=NOTE_SECRET),
+        ]
+    if "DANGER" in wish:
+        return "", [_tool_call("terminal", command="rm -rf ./scratch_danger")]
     if "DELEGATE" in wish:
         return "", [_tool_call("delegate_task", goal="child goal TOOL", context="none")]
     if "TOOL" in wish:
@@ -117,7 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
             error = {"message": "Incorrect API key", "type": "invalid_request_error"}
             self._answer(401, {"error": {**error, "code": "invalid_api_key"}})
             return
-        if "SLOW" in wish:
+        if "BROKEN" in wish or ("FLAKY" in wish and self.state.is_first("FLAKY")):
+            self._answer(500, {"error": {"message": "exploded", "type": "server_error"}})
+            return
+        has_result = any(message.get("role") == "tool" for message in messages)
+        if "SLOW" in wish or ("STUCK" in wish and has_result):
             self.state.is_waiting.set()
             self.state.release.wait(60)
         text, calls = _script(messages)

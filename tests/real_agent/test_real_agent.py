@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from agent_client.contract.tables import EVENT_TABLES, Table
-from tests.real_agent.agent import HERMES_VERSION, Agent, make_agent, make_environment
+from tests.real_agent.agent import HERMES_VERSION, Agent, make_agent
 from tests.real_agent.console import Console, serve_console
 from tests.real_agent.hosts import one_api_request, one_tui_session
 from tests.real_agent.model_server import TOOL_SECRET, ModelServer, serve_model
@@ -52,21 +50,6 @@ class Loop:
     console: Console
     model: ModelServer
     database_url: str
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One environment for all workers of this run: the first makes it, the others wait."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-agent"
-    shared.mkdir(exist_ok=True)
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = shared / "ready"
-        if not ready.exists():
-            make_environment(shared)
-            ready.touch()
-    return shared / "venv"
 
 
 @pytest.fixture

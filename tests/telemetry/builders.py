@@ -73,6 +73,23 @@ def error(seq: int = 1, /, **values: object) -> dict[str, object]:
     return record("tel_error_events", seq, **(defaults | values))
 
 
+def one_of_each(start_ns: int | None = None) -> list[dict[str, object]]:
+    """A record of every table, in the tables' order."""
+    at_ns = recent_ns() if start_ns is None else start_ns
+    return [
+        record(table.name, seq, start_ns=at_ns, ts_ns=at_ns)
+        for seq, table in enumerate(tables.EVENT_TABLES, start=1)
+    ]
+
+
+def span(seq: int = 1, /, **values: object) -> dict[str, object]:
+    """A turn of one second."""
+    start_ns = values.pop("start_ns", recent_ns())
+    assert isinstance(start_ns, int)
+    defaults = {"kind": "turn", "name": "turn", "status": "ok", "start_ns": start_ns}
+    return record("tel_spans", seq, **(defaults | {"end_ns": start_ns + S} | values))
+
+
 def row(data: Mapping[str, object]) -> Row:
     """The stored form of a record."""
     table = BY_NAME[str(data["_kind"])]

@@ -6,7 +6,9 @@ import base64
 import gzip
 import hashlib
 import io
+import json
 from datetime import timedelta
+from importlib.resources import files
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,10 +22,13 @@ from fleet.lib import tokens
 from fleet.lib.clock import now
 from fleet.models import Install, InstallCredential
 from telemetry.api import views
-from telemetry.models import ClosedPlane, IngestBatch, QuarantinedLine, Run
+from telemetry.models import AggregateRecord, ClosedPlane, IngestBatch, QuarantinedLine, Run
 from tests.telemetry import builders as make
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
+SUMMARY: dict[str, Any] = json.loads(
+    files("agent_client.contract").joinpath("vectors/aggregate.json").read_text(encoding="utf-8")
+)["valid"][0]["record"]
 
 
 def enrolled(**values: object) -> str:
@@ -236,6 +241,29 @@ def test_an_open_aggregate_plane_takes_no_rows_of_the_local_one() -> None:
     )
     assert answer.status_code == 200
     assert not Run.objects.exists()
+
+
+def test_a_summary_comes_in_under_consent_with_a_receipt_and_keeps_it() -> None:
+    line = make.line({**SUMMARY, "occurred_ns": make.recent_ns()}) + b"\n"
+    sent = {"Telemetry_Plane": "aggregate", "Telemetry_Consent": '{"consent_state":"aggregate"}'}
+    answer = post(enrolled(), line, **sent)
+    receipt = wire.Receipt.from_dict(answer.json())  # type: ignore[attr-defined]  # as above
+    assert receipt.accepted == {"workflow_completed": 1}
+    record = AggregateRecord.objects.get()
+    batch = IngestBatch.objects.get(batch_id=record.batch_id)
+    assert batch.consent == {"consent_state": "aggregate"}
+
+
+@pytest.mark.parametrize(
+    "bound", [{"telemetry.allow_aggregate": False}, {"telemetry.consent_state": "local"}]
+)
+def test_a_policy_against_it_closes_the_aggregate_plane(
+    monkeypatch: pytest.MonkeyPatch, bound: dict[str, object]
+) -> None:
+    monkeypatch.setattr(views, "mandatory_values", lambda _: bound)
+    sent = {"Telemetry_Plane": "aggregate", "Telemetry_Consent": '{"consent_state":"aggregate"}'}
+    assert problem(post(enrolled(), make.line(SUMMARY), **sent)) == (403, "plane_closed")
+    assert not AggregateRecord.objects.exists()
 
 
 def test_a_policy_that_forbids_the_push_closes_the_local_plane(

@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from telemetry.rollup import fill
 from telemetry.rollup.fill import fill_hour, fill_pending, pending_hours, verify_hour
 from telemetry.rollup.histogram import Histogram, bucket_of
 from telemetry.rollup.tasks import fill_touched
+from telemetry.store.retention import unfinished_days
 from tests.telemetry import builders as make
 
 both_engines = pytest.mark.both_engines
@@ -136,6 +138,17 @@ def test_a_late_row_and_a_merged_run_leave_the_cells_exact() -> None:
     cell = RunCell.objects.get()
     assert (cell.run_count, cell.open_count, cell.completed_count) == (2, 0, 2)
     assert verify_hour(HOUR) == []
+
+
+@both_engines
+def test_an_hour_with_only_uncounted_kinds_is_filled_and_holds_nothing_back() -> None:
+    make.push(make.span(1, start_ns=AT_NS), make.record("tel_skill_events", 2, ts_ns=AT_NS))
+    assert unfinished_days() == {HOUR.date()}
+    assert (fill_pending(), pending_hours(), unfinished_days()) == (1, [], frozenset())
+    assert FillState.objects.get().state == FillState.State.DONE
+    assert not any(model.objects.exists() for model in CELL_MODELS)
+    assert verify_hour(HOUR) == []
+    call_command("telemetry_rollup", "--verify")
 
 
 @both_engines

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.lib.clock import floor_hour, now, ns_to_datetime
-from telemetry.models import FillState, QuarantinedLine, Run, TouchedHour
+from telemetry.models import EVENT_MODELS, FillState, QuarantinedLine, Run, TouchedHour
 from telemetry.rollup.fill import fill_hour, fill_pending
 from telemetry.store.partitions import (
     PARENTS,
@@ -114,13 +114,14 @@ def test_maintenance_makes_the_days_ahead() -> None:
 @pytest.mark.django_db
 def test_expired_rows_go_only_after_their_rollups_are_done() -> None:
     old_ns = make.recent_ns(80 * 86_400)
-    make.push(make.run(start_ns=old_ns), make.run(2, run_id="new"))
+    make.push(*make.one_of_each(old_ns), make.run(99, run_id="new"))
     with time_machine.travel(now() + timedelta(days=12), tick=False):
         maintain()
         assert Run.objects.count() == 2
         assert fill_pending() == 2
         maintain()
         assert [run.run_id for run in Run.objects.all()] == ["new"]
+        assert not any(model.objects.exists() for model in EVENT_MODELS[1:])
         hour = floor_hour(ns_to_datetime(old_ns))
         assert FillState.objects.get(hour=hour).state == FillState.State.EXPIRED
 

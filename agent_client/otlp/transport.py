@@ -1,0 +1,155 @@
+"""The HTTP side of OTLP: one kept connection, every wait and every answer bounded.
+
+TLS, proxies and their rules are those of ``agent_client.http``. No redirect is followed: a request
+carries the owner's headers. A peer that drips its answer, header lines included, meets the
+deadline; a connection that died while it was idle is opened again once.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Final
+from urllib.parse import SplitResult
+
+from agent_client.http import USER_AGENT, Client, NetworkError, reason_of
+
+TIMEOUT_S: Final = 10.0
+"""One step: connecting, the TLS handshake, sending a body, waiting for a byte."""
+DEADLINE_S: Final = 30.0
+"""A whole answer; the time that OpenTelemetry's own batch processor gives an export."""
+MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
+"""The limit that the protocol names for answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of any status; header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Pace:
+    """When the answer that is being read has to be whole."""
+
+    ends_at_s: float = 0.0
+
+
+class _PacedReader(io.RawIOBase):
+    """A socket's bytes; each read has no more time than the whole answer has left."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: _Pace) -> None:
+        self._raw, self._sock, self._pace = raw, sock, pace
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]  # what BufferedReader hands over
+        left_s = self._pace.ends_at_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._sock.settimeout(min(left_s, TIMEOUT_S))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _PacedResponse(HTTPResponse):
+    def __init__(
+        self, pace: _Pace, sock: socket.socket, debuglevel: int = 0, method: str | None = None
+    ) -> None:
+        super().__init__(sock, debuglevel, method)
+        raw = self.fp.detach()
+        self.fp = io.BufferedReader(_PacedReader(raw, sock, pace))
+
+
+class Collector:
+    """A client of one endpoint; ``close`` it. Not for several threads."""
+
+    def __init__(
+        self, base: SplitResult, headers: Mapping[str, str], *, deadline_s: float = DEADLINE_S
+    ) -> None:
+        self._base = base
+        self._headers = {**headers, "User-Agent": USER_AGENT}
+        self._deadline_s = deadline_s
+        self._connection: HTTPConnection | None = None
+        self._target_prefix = ""
+        self._pace = _Pace()
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Send a body to a path below the endpoint. Errors: NetworkError, holding nothing sent."""
+        try:
+            if self._connection is not None:
+                with suppress(ConnectionError, HTTPException):
+                    return self._exchange(self._connection, path, body, headers)
+                self.close()  # it had died while idle; what was sent may be sent again
+            return self._exchange(self._open(), path, body, headers)
+        except (OSError, HTTPException, UnicodeError) as error:  # the last: a host's odd name
+            self.close()
+            raise NetworkError(reason_of(error, self._base)) from error
+        except NetworkError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> HTTPConnection:
+        proxy_headers = dict(self._headers)
+        connection, target = Client(self._base, timeout_s=TIMEOUT_S).open(
+            self._base.path, proxy_headers
+        )
+        connection.response_class = partial(_PacedResponse, self._pace)  # type: ignore[assignment]  # called, never subclassed
+        self._connection, self._target_prefix = connection, target
+        self._headers = proxy_headers  # with the proxy's login, where there is one
+        self._pace.ends_at_s = time.monotonic() + self._deadline_s  # a proxy's answer to CONNECT
+        connection.connect()
+        return connection
+
+    def _exchange(
+        self, connection: HTTPConnection, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> Reply:
+        if connection.sock is not None:
+            connection.sock.settimeout(TIMEOUT_S)
+        is_whole = False
+        with suppress(BrokenPipeError, ConnectionResetError):
+            # A receiver that refuses early closes its side; its answer is still there.
+            connection.request(
+                "POST", self._target_prefix + path, body=body, headers={**self._headers, **headers}
+            )
+            is_whole = True
+        self._pace.ends_at_s = time.monotonic() + self._deadline_s
+        response = connection.getresponse()
+        data = _read(response)
+        found = {name.lower(): value for name, value in response.getheaders()}
+        if response.will_close or not is_whole:
+            self.close()
+        return Reply(response.status, found, data)
+
+
+def _read(response: HTTPResponse) -> bytes:
+    parts: list[bytes] = []
+    total_bytes = 0
+    while chunk := response.read1(65_536):
+        total_bytes += len(chunk)
+        if total_bytes > MAX_ANSWER_BYTES:
+            raise NetworkError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        parts.append(chunk)
+    if response.length:
+        raise NetworkError("the answer was cut off")
+    response.close()  # read to its end: the connection is free for the next request
+    return b"".join(parts)

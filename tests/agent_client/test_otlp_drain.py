@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from agent_client import config
+from agent_client.contract.events import Event
+from agent_client.contract.redact import UNAVAILABLE
+from agent_client.files import exclusive_lock, telemetry_dir
+from agent_client.otlp import drain as draining
+from agent_client.otlp.drain import DrainReport, drain
+from agent_client.otlp.state import otlp_state
+from agent_client.store import Store
+from tests.agent_client.builders import (
+    error_event,
+    finish,
+    happening,
+    model_call,
+    one_of_each,
+    query,
+    run_event,
+    span_event,
+    start,
+    store_events,
+    tool_call,
+)
+from tests.agent_client.otlp_homes import INSTALL, TRACE, configure, in_trace, instant
+from tests.agent_client.otlp_receiver import (
+    LOGS,
+    METRICS,
+    TRACES,
+    Fault,
+    OtlpReceiver,
+    attributes,
+)
+
+URL = {"endpoint": "URL"}
+
+
+def recorded(home: Path, url: str, *events: Event, **keys: object) -> None:
+    configure(home, url, **keys)
+    store_events(home, *(events or in_trace(*one_of_each())))
+
+
+def session() -> list[Event]:
+    """A run with a turn, calls in it and a subagent's run."""
+    return in_trace(
+        run_event(0),
+        span_event(1),
+        *(model_call(number, parent_span_id="span-1") for number in range(3)),
+        tool_call(0, parent_span_id="span-1"),
+        run_event(1, parent_run_id="run-0", entrypoint="subagent"),
+        model_call(9, run_id="run-1", parent_span_id="run-1"),
+    )
+
+
+# ------------------------------------------------------------------------------- what arrives
+
+
+def test_everything_recorded_arrives_once(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        report = drain(tmp_path, timing=instant())
+        assert (report.status, report.exit_code, report.left) == ("sent", 0, 0)
+        assert report.sent == {"spans": 4, "logs": 6, "metrics": len(receiver.metrics)}
+        assert (len(receiver.spans), len(receiver.logs)) == (4, 6)
+        again = drain(tmp_path, timing=instant())
+        assert (again.status, again.exit_code, again.sent) == ("nothing", 0, {})
+        assert receiver.span_arrivals == 4
+
+
+def test_the_trace_is_connected(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, *session())
+        drain(tmp_path, timing=instant())
+        roots = [span for span in receiver.spans.values() if not span.parent_span_id]
+        assert [root.name for root in roots] == ["invoke_agent hermes-agent"]
+        for span in receiver.spans.values():
+            assert span.trace_id.hex() == TRACE
+            assert span is roots[0] or span.parent_span_id in receiver.spans
+        assert len(receiver.spans) == 8
+
+
+def test_all_goes_over_one_connection_below_the_endpoints_path(tmp_path: Path) -> None:
+    with OtlpReceiver("/collector") as receiver:
+        recorded(tmp_path, receiver.url + "/")
+        drain(tmp_path, timing=instant())
+        assert [request.path for request in receiver.requests] == [
+            "/collector/v1/traces",
+            "/collector/v1/logs",
+            "/collector/v1/metrics",
+        ]
+        assert receiver.connections == 1
+        assert {request.headers["content-encoding"] for request in receiver.requests} == {"gzip"}
+
+
+def test_the_resource_names_the_install_and_never_the_machine(tmp_path: Path) -> None:
+    import socket
+
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, run_event(agent_version="0.19.0", profile_id="work"))
+        drain(tmp_path, timing=instant())
+        (resource,) = receiver.resources
+    assert resource["service.name"] == "hermes-agent"
+    assert resource["service.instance.id"] == resource["hermes.install.id"] == INSTALL
+    assert resource["service.version"] == "0.19.0"
+    assert resource["hermes.profile.id"] == "work"
+    assert resource["telemetry.plane"] == "local"
+    assert socket.gethostname() not in resource.values()
+
+
+def test_each_agent_version_is_a_resource_of_its_own(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        runs = [run_event(number, agent_version=f"0.{number}") for number in range(2)]
+        recorded(tmp_path, receiver.url, *runs)
+        drain(tmp_path, timing=instant())
+        assert [found["service.version"] for found in receiver.resources] == ["0.0", "0.1"]
+
+
+def test_more_than_a_batch_goes_in_several(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        count = draining.MAX_BATCH_ROWS + 1
+        recorded(tmp_path, receiver.url, *(model_call(number) for number in range(count)))
+        heard: list[DrainReport] = []
+        report = drain(tmp_path, timing=instant(), on_batch=heard.append)
+        assert report.sent["spans"] == len(receiver.spans) == count
+        assert [(found.sent["spans"], found.left) for found in heard] == [
+            (count - 1, 1),
+            (count, 0),
+        ]
+
+
+def test_logs_and_metrics_can_be_left_out(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, logs=False, metrics=False)
+        assert drain(tmp_path, timing=instant()).sent == {"spans": 4}
+        assert [request.path for request in receiver.requests] == [TRACES]
+
+
+# ------------------------------------------------------------------------------------ the runs
+
+
+def test_an_open_run_is_sent_when_it_is_closed(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        open_run = run_event(end_ns=None, end_reason=None)
+        recorded(tmp_path, receiver.url, *in_trace(open_run, model_call()))
+        drain(tmp_path, timing=instant())
+        assert list(receiver.by_name()) == ["chat model-a"]
+        store_events(tmp_path, *in_trace(run_event()))
+        drain(tmp_path, timing=instant())
+        found = receiver.by_name()
+        run = found["invoke_agent hermes-agent"]
+        assert found["chat model-a"].parent_span_id == run.span_id
+
+
+def test_a_run_whose_cost_is_put_right_is_sent_again_under_its_id(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, run_event(estimated_cost_usd=0.25))
+        drain(tmp_path, timing=instant())
+        store_events(tmp_path, run_event(estimated_cost_usd=0.5))
+        drain(tmp_path, timing=instant())
+        (run,) = receiver.spans.values()
+        assert attributes(run.attributes)["hermes.estimated_cost_usd"] == 0.5
+        assert receiver.metrics["hermes.run.count"].sum.data_points[0].as_int == 1
+        assert receiver.metrics["hermes.cost.usd"].sum.data_points[0].as_double == 0.5
+
+
+def test_what_is_remembered_of_a_run_goes_when_the_run_does(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, run_event(0), run_event(1))
+        drain(tmp_path, timing=instant())
+        with Store(tmp_path) as store:
+            store.connection.execute("DELETE FROM tel_runs WHERE run_id = 'run-0'")
+        drain(tmp_path, timing=instant())
+        keys = query(tmp_path, "SELECT key FROM tel_state WHERE key LIKE 'otlp.run.%'")
+        assert [key.rpartition(".")[2] for (key,) in keys] == ["run-1"]
+
+
+# ---------------------------------------------------------------------------------- the cursor
+
+
+def test_a_death_between_answer_and_cursor_sends_again_and_doubles_nothing(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, *session())
+        script = """
+        import signal
+        from agent_client.otlp import drain as draining
+        draining._Run._keep = lambda self, batch: os.kill(os.getpid(), signal.SIGKILL)
+        draining.drain(home)
+        """
+        process = start(tmp_path, "\n".join(line.strip() for line in script.splitlines()))
+        finish(process, -9)
+        first = set(receiver.spans)
+        report = drain(tmp_path, timing=instant())
+        assert report.status == "sent"
+        assert set(receiver.spans) == first
+        assert receiver.span_arrivals == 2 * len(first)
+        assert receiver.metrics["hermes.run.count"].sum.data_points[0].as_int == 1
+
+
+def test_another_endpoint_starts_from_the_first_row(tmp_path: Path) -> None:
+    with OtlpReceiver() as one, OtlpReceiver() as other:
+        recorded(tmp_path, one.url)
+        drain(tmp_path, timing=instant())
+        configure(tmp_path, other.url)
+        drain(tmp_path, timing=instant())
+        assert set(other.spans) == set(one.spans)
+        configure(tmp_path, one.url)
+        assert drain(tmp_path, timing=instant()).status == "nothing"
+
+
+def test_a_batch_that_fails_stays_and_what_came_before_does_not_come_again(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, model_call(0))
+        drain(tmp_path, timing=instant())
+        store_events(tmp_path, model_call(1))
+        receiver.faults = [Fault(TRACES, "status", 500)]
+        report = drain(tmp_path, timing=instant())
+        assert (report.status, report.exit_code, report.reason) == ("failed", 1, "http_500")
+        assert report.left == 1
+        assert len(receiver.sent(TRACES)) == 2  # 500 is not tried again at once
+        assert drain(tmp_path, timing=instant()).sent["spans"] == 1
+        assert receiver.span_arrivals == 2
+
+
+def test_one_drain_at_a_time(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        with exclusive_lock(telemetry_dir(tmp_path) / "otlp" / "lock") as is_held:
+            assert is_held
+            report = drain(tmp_path, timing=instant())
+        assert (report.status, report.exit_code) == ("busy", 5)
+        assert receiver.requests == []
+
+
+def test_two_drains_at_once_send_everything_once(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, *(model_call(number) for number in range(600)))
+        threads = [threading.Thread(target=drain, args=(tmp_path,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert receiver.span_arrivals == len(receiver.spans) == 600
+
+
+# ------------------------------------------------------------------------------------ the gate
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "reason"),
+    [
+        (
+            {"local": False, "export": {"otlp": {"enabled": True, "endpoint": "URL"}}},
+            "plane_closed",
+        ),
+        ({"export": {"otlp": {"enabled": False, "endpoint": "URL"}}}, "plane_closed"),
+        ({"export": {"otlp": {"endpoint": "URL"}}}, "plane_closed"),
+        ({"export": {"otlp": {"enabled": True}}}, "no_endpoint"),
+        ("broken", "plane_closed"),
+    ],
+)
+def test_nothing_leaves_while_the_gate_is_shut(
+    tmp_path: Path, telemetry: object, reason: str
+) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        text = json.dumps({"telemetry": telemetry}).replace("URL", receiver.url)
+        (tmp_path / "config.yaml").write_text(text)
+        report = drain(tmp_path, timing=instant())
+        assert (report.status, report.exit_code, report.reason) == ("closed", 3, reason)
+        assert receiver.connections == 0
+
+
+def test_the_gate_is_asked_before_each_batch(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, *(model_call(number) for number in range(600)))
+
+        def withdraw() -> None:
+            configure(tmp_path, receiver.url, enabled=False)
+
+        receiver.faults = [Fault(TRACES, "reply", action=withdraw)]
+        report = drain(tmp_path, timing=instant())
+        assert (report.status, report.exit_code, report.left) == ("closed", 3, 88)
+        assert len(receiver.spans) == 512
+
+
+def test_an_endpoint_that_changes_during_a_drain_ends_it(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        receiver.faults = [
+            Fault(TRACES, "reply", action=lambda: configure(tmp_path, "https://else.example"))
+        ]
+        report = drain(tmp_path, timing=instant())
+        assert (report.status, report.reason) == ("later", "configuration_changed")
+
+
+def test_a_given_configuration_stands_in_for_the_files(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        settings = config.load(tmp_path)
+        (tmp_path / "config.yaml").unlink()
+        assert drain(config=settings, timing=instant()).status == "sent"
+
+
+def test_an_address_that_cannot_be_used_is_a_failure(tmp_path: Path) -> None:
+    recorded(tmp_path, "http://collector.example:4318")
+    report = drain(tmp_path, timing=instant())
+    assert (report.status, report.exit_code, report.reason) == ("failed", 1, "address_refused")
+
+
+def test_without_the_extra_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    for name in list(sys.modules):
+        if name.startswith("opentelemetry.proto"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry.proto", None)
+    recorded(tmp_path, "https://collector.example")
+    report = drain(tmp_path, timing=instant())
+    assert (report.status, report.exit_code, report.reason) == ("failed", 1, "extra_missing")
+    assert "pip install 'hermes-fleet-agent[otlp]'" in report.detail
+
+
+# ------------------------------------------------------------------------------------- content
+
+
+def test_nothing_leaves_when_secrets_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        monkeypatch.setattr(
+            "agent_client.otlp.scrub.redact_record",
+            lambda record: {
+                key: UNAVAILABLE if isinstance(value, str) else value
+                for key, value in record.items()
+            },
+        )
+        report = drain(tmp_path, timing=instant())
+        assert (report.status, report.exit_code, report.reason) == ("failed", 1, "redactor")
+        assert receiver.requests == []
+
+
+def test_secrets_are_removed_from_every_text(tmp_path: Path) -> None:
+    secret = "sk-ant-api03-" + "Q7xK" * 20
+    with OtlpReceiver() as receiver:
+        events: list[Event] = [
+            run_event(session_id=secret, platform=secret, profile_id=secret, agent_version=secret),
+            model_call(model=secret, provider=secret, api_request_id=secret, base_url=secret),
+            tool_call(tool_name=secret, tool_call_id=secret),
+            span_event(name=secret, attrs_json=json.dumps({secret: secret})),
+            error_event(error_class=secret),
+            happening("skill", skill_name=secret),
+        ]
+        recorded(tmp_path, receiver.url, *events, errors_as_span_events=True)
+        assert drain(tmp_path, timing=instant()).status == "sent"
+        assert len(receiver.requests) == 3
+        for request in receiver.requests:
+            assert secret.encode() not in request.body
+            assert secret.lower().encode() not in request.body
+
+
+# -------------------------------------------------------------------------------------- status
+
+
+def test_the_state_tells_what_is_configured_and_what_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLLECTOR_KEY", "sesame-open-1234")
+    monkeypatch.delenv("OTHER_KEY", raising=False)
+    with OtlpReceiver() as receiver:
+        headers = {"x-key": "COLLECTOR_KEY", "x-other": "OTHER_KEY"}
+        recorded(tmp_path, receiver.url, headers_env=headers)
+        before = otlp_state(tmp_path, config.load(tmp_path))
+        assert (before.is_enabled, before.endpoint, before.problem) == (True, receiver.url, "")
+        assert (before.cursor, before.left, before.success_ns) == (0, 10, 0)
+        report = drain(tmp_path, timing=instant(now_ns=7 * 10**9))
+        after = otlp_state(tmp_path, config.load(tmp_path))
+    assert report.missing == ("OTHER_KEY",)
+    assert (after.cursor, after.left, after.success_ns) == (10, 0, 7 * 10**9)
+    assert (after.last_status, after.last_ns) == ("sent", 7 * 10**9)
+    assert [(found.name, found.variable, found.is_set) for found in after.headers] == [
+        ("x-key", "COLLECTOR_KEY", True),
+        ("x-other", "OTHER_KEY", False),
+    ]
+    assert "sesame" not in repr((before, after, report))
+
+
+def test_the_state_of_a_home_without_records_makes_nothing(tmp_path: Path) -> None:
+    state = otlp_state(tmp_path, config.load(tmp_path))
+    assert (state.is_enabled, state.left) == (False, 0)
+    assert "is off (default)" in state.problem
+    configure(tmp_path, "https://collector.example")
+    assert otlp_state(tmp_path, config.load(tmp_path)).problem == ""
+    assert not telemetry_dir(tmp_path).exists()
+
+
+def test_a_database_that_cannot_be_opened_is_a_problem_and_no_crash(tmp_path: Path) -> None:
+    configure(tmp_path, "https://collector.example")
+    (telemetry_dir(tmp_path) / "telemetry.db").mkdir(parents=True)
+    assert "cannot be opened" in otlp_state(tmp_path, config.load(tmp_path)).problem
+    report = drain(tmp_path, timing=instant())
+    assert (report.status, report.exit_code, report.reason) == ("failed", 1, "store")
+
+
+def test_a_telemetry_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
+    configure(tmp_path, "https://collector.example")
+    telemetry_dir(tmp_path).write_text("in the way")
+    report = drain(tmp_path, timing=instant())
+    assert (report.status, report.exit_code) == ("failed", 1)
+
+
+def test_damaged_books_count_as_none(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url)
+        drain(tmp_path, timing=instant())
+        with Store(tmp_path) as store:
+            store.connection.execute(
+                "UPDATE tel_state SET value = '{' WHERE key LIKE 'otlp.%' AND key NOT LIKE '%run%'"
+            )
+        assert drain(tmp_path, timing=instant()).sent["spans"] == 4
+        assert receiver.span_arrivals == 8
+
+
+def test_the_paths_of_the_three_signals(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, f"{receiver.url}/v1/traces")  # a signal's whole address
+        drain(tmp_path, timing=instant())
+        assert {request.path for request in receiver.requests} == {TRACES, LOGS, METRICS}
