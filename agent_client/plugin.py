@@ -1,6 +1,7 @@
 """The host adapter: ``register(ctx)`` connects hermes-agent's hooks to the recorder.
 
-The only module that imports the host. Callbacks take ``**kw``, return None and
+The only module that imports the host, which loads it for every command; it loads the recorder with
+the first hook. Callbacks take ``**kw``, return None and
 never raise. ``pre_*`` hooks make the host build payloads that we have no use for and are not
 subscribed to. The one exception costs the host nothing: it builds ``pre_approval_request`` whether
 anybody listens or not, and nothing else tells when a person was asked.
@@ -17,34 +18,32 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent_client.config import usable_value
-from agent_client.emitter import Emitter, set_emitter
 from agent_client.guard import never_raise, note_fault
-from agent_client.payload import Payload
-from agent_client.prices import PriceTable
-from agent_client.recovery import reconcile
-from agent_client.runs import RunTracker
-from agent_client.subscribers import Batch
 
 if TYPE_CHECKING:
+    from agent_client.emitter import Emitter
     from agent_client.otlp.streamer import Streamer
     from agent_client.pusher import BackgroundPusher
+    from agent_client.runs import RunTracker
 
-HOOKS: Final = {
-    "on_session_start": RunTracker.on_session_start,
-    "on_session_end": RunTracker.on_session_end,
-    "on_session_finalize": RunTracker.on_session_finalize,
-    "post_api_request": RunTracker.post_api_request,
-    "api_request_error": RunTracker.api_request_error,
-    "post_tool_call": RunTracker.post_tool_call,
-    "pre_approval_request": RunTracker.pre_approval_request,
-    "post_approval_response": RunTracker.post_approval_response,
-    "subagent_start": RunTracker.on_subagent_start,
-    "subagent_stop": RunTracker.on_subagent_stop,
+HOOKS: Final[dict[str, str]] = {
+    "on_session_start": "on_session_start",
+    "on_session_end": "on_session_end",
+    "on_session_finalize": "on_session_finalize",
+    "post_api_request": "post_api_request",
+    "api_request_error": "api_request_error",
+    "post_tool_call": "post_tool_call",
+    "pre_approval_request": "pre_approval_request",
+    "post_approval_response": "post_approval_response",
+    "subagent_start": "on_subagent_start",
+    "subagent_stop": "on_subagent_stop",
 }
+"""Hook of the host to method of RunTracker; by name, as the recorder is loaded with the first."""
 
 PUSH_AFTER_S: Final = 10.0
 """Most short sessions are over by then, and their process never loads the network side."""
+
+_FALSE_WORDS: Final = frozenset({"false", "no", "off", "0"})
 
 Callback = Callable[..., None]
 
@@ -66,6 +65,8 @@ class HostContext(Protocol):
         """Add ``hermes <name>``."""
 
 
+_context: HostContext | None = None
+_starting: dict[int, threading.Lock] = {}
 _emitter: Emitter | None = None
 _tracker: RunTracker | None = None
 _pushing_pid = 0
@@ -76,10 +77,12 @@ _streamer: Streamer | None = None
 @never_raise("plugin.register")
 def register(ctx: HostContext) -> None:
     """Entry point of the host. Safe to call again: the host does when it re-reads its plugins."""
-    tracker = _start(ctx)
-    if tracker is not None:
+    global _context  # noqa: PLW0603  # register() may be called again
+    if _is_on(_telemetry_section().get("local")):
+        home = _home()
+        _context = ctx
         for hook, method in HOOKS.items():
-            ctx.register_hook(hook, _callback(hook, tracker, method, _home()))
+            ctx.register_hook(hook, _callback(hook, method, home))
     # Last: a host that knows no commands is recorded all the same.
     ctx.register_cli_command(
         "telemetry",
@@ -90,36 +93,34 @@ def register(ctx: HostContext) -> None:
     )
 
 
-def _start(ctx: HostContext) -> RunTracker | None:
-    """The process's recorder; None when ``telemetry.local`` is off."""
-    global _emitter, _tracker  # noqa: PLW0603  # register() may be called again
-    section = _telemetry_section()
-    if usable_value("telemetry.local", section.get("local")) is not True:
-        return None
-    if _tracker is None:
-        _emitter = Emitter(_home())
-        _emitter.subscribe(_TurnEnds(_emitter))
-        set_emitter(_emitter)
-        profile = getattr(ctx, "profile_name", None)
-        _tracker = RunTracker(
-            _emitter.emit,
-            profile_id=profile if isinstance(profile, str) else None,
-            agent_version=_host_version(),
-            prices=PriceTable(usable_value("telemetry.prices", section.get("prices"))),
-        )
-    return _tracker
-
-
-def _callback(
-    hook: str, tracker: RunTracker, method: Callable[[RunTracker, Payload], None], home: Path
-) -> Callback:
+def _callback(hook: str, method: str, home: Path) -> Callback:
     @never_raise(f"hook.{hook}")
     def callback(**kw: object) -> None:
-        method(tracker, kw)
+        getattr(_tracker or _start(home), method)(kw)
         if _pushing_pid != os.getpid():
             _push_in_background(home)
 
     return callback
+
+
+def _start(home: Path) -> RunTracker:
+    """The process's recorder; hooks may come first from several threads at once."""
+    global _emitter, _tracker  # noqa: PLW0603  # one a process
+    from agent_client.recording import start_recording
+
+    # A lock a process: a child forked while another thread held this one would wait for ever.
+    with _starting.setdefault(os.getpid(), threading.Lock()):
+        if _tracker is None:
+            profile = getattr(_context, "profile_name", None)
+            emitter, tracker = start_recording(
+                home,
+                profile_id=profile if isinstance(profile, str) else None,
+                agent_version=_host_version(),
+                prices=_telemetry_section().get("prices"),
+            )
+            _emitter = emitter
+            _tracker = tracker  # last: who sees it need not take the lock
+        return _tracker
 
 
 def _push_in_background(home: Path) -> None:
@@ -154,23 +155,6 @@ def _stream_otlp(home: Path) -> None:
         _streamer = start_streamer(home, _emitter)
 
 
-class _TurnEnds:
-    """Prices a session's runs whenever a turn of it has ended, on the subscriber's thread."""
-
-    def __init__(self, emitter: Emitter) -> None:
-        self._emitter = emitter
-
-    def __call__(self, events: Batch) -> None:
-        ended = {
-            str(event["session_id"])
-            for event in events
-            if event.get("event") == "run" and event.get("end_ns") and event.get("session_id")
-        }
-        if ended:
-            with self._emitter.inside_sqlite():
-                reconcile(self._emitter.home, ended)
-
-
 def _telemetry_section() -> Mapping[str, object]:
     """Our section as the host resolves it, managed scope included; empty when unreadable."""
     try:
@@ -181,6 +165,11 @@ def _telemetry_section() -> Mapping[str, object]:
         note_fault("plugin.config", error)
         return {}
     return section if isinstance(section, Mapping) else {}
+
+
+def _is_on(local: object) -> bool:
+    """``config.usable_value("telemetry.local", …)`` without loading it; a test holds them alike."""
+    return str(local).strip().lower() not in _FALSE_WORDS
 
 
 def _home() -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -12,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent_client import emitter as emitter_module
-from agent_client import plugin, pusher
+from agent_client import plugin, pusher, recording
+from agent_client.config import usable_value
 from agent_client.otlp import streamer
 from tests.agent_client.accounts import host_accounts, usage
 from tests.agent_client.builders import query
@@ -22,6 +26,7 @@ from tests.agent_client.loopback_console import LoopbackConsole
 from tests.agent_client.otlp_homes import configure
 from tests.agent_client.otlp_receiver import OtlpReceiver
 
+ROOT = Path(__file__).parents[2]
 Hooks = list[tuple[str, Callable[..., None]]]
 
 
@@ -95,6 +100,7 @@ def test_only_the_named_hooks_are_subscribed_to(home: Path) -> None:
 def test_registering_again_keeps_one_recorder(home: Path) -> None:
     first, again = Context(), Context()
     plugin.register(first)
+    plugin._start(home)
     recorder = plugin._emitter
     plugin.register(again)
     assert plugin._emitter is recorder
@@ -169,7 +175,7 @@ def test_a_callback_that_fails_stays_with_us(home: Path, monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         raise RuntimeError("mine")
 
-    monkeypatch.setitem(plugin.HOOKS, "on_session_start", broken)
+    monkeypatch.setattr("agent_client.runs.RunTracker.on_session_start", broken)
     context = Context()
     plugin.register(context)
     assert context.fire("on_session_start", session_id=SESSION) == [None]
@@ -178,8 +184,7 @@ def test_a_callback_that_fails_stays_with_us(home: Path, monkeypatch: pytest.Mon
 def test_a_session_through_the_hooks_is_one_run_with_its_calls(home: Path) -> None:
     context, host = Context(), Host()
     plugin.register(context)
-    assert plugin._tracker is not None
-    host.tracker = plugin._tracker
+    host.tracker = plugin._start(plugin._home())
     host.session_start()
     host.full_turn()
     host.finalize()
@@ -273,8 +278,7 @@ def played(*, turns: int = 1) -> Host:
     """A session through the registered hooks."""
     context, host = Context(), Host()
     plugin.register(context)
-    assert plugin._tracker is not None
-    host.tracker = plugin._tracker
+    host.tracker = plugin._start(plugin._home())
     host.session_start()
     for _ in range(turns):
         host.full_turn()
@@ -320,6 +324,64 @@ def test_a_fork_waits_for_the_pricing_to_leave_sqlite(
         assert plugin._emitter is not None
         held.append(plugin._emitter.inside_sqlite().locked())
 
-    monkeypatch.setattr(plugin, "reconcile", look)
+    monkeypatch.setattr("agent_client.recording.reconcile", look)
     played()
     assert eventually(lambda: held == [True])
+
+
+# ---------------------------------------------------------------------------------- start-up
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, None, "off", " No ", "false", "0", 0, 1, "on", "", "x", [], {}, 0.0]
+)
+def test_recording_is_on_exactly_when_the_configuration_says_so(value: object) -> None:
+    assert plugin._is_on(value) == (usable_value("telemetry.local", value) is True)
+
+
+def test_registering_loads_no_recorder_and_the_first_hook_does(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "import agent_client.plugin as plugin\n"
+        "class Context:\n"
+        "    hooks = {}\n"
+        "    def register_hook(self, name, callback): self.hooks[name] = callback\n"
+        "    def register_cli_command(self, *a): pass\n"
+        "context = Context()\n"
+        "plugin.register(context)\n"
+        "heavy = {f'agent_client.{n}' for n in ('emitter', 'journal', 'runs', 'store')}\n"
+        "assert heavy.isdisjoint(sys.modules)\n"
+        "context.hooks['on_session_start'](session_id='s', platform='cli')\n"
+        "assert 'agent_client.recording' in sys.modules\n"
+        "plugin._emitter.flush(); plugin._emitter.close()\n"
+    )
+    environ = {**os.environ, "HERMES_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=True, timeout=60)
+    assert query(tmp_path, "SELECT count(*) FROM tel_runs") == [(1,)]
+
+
+def test_hooks_that_come_first_from_many_threads_start_one_recorder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    start_recording = recording.start_recording
+
+    def count(*args: object, **kw: object) -> object:
+        started.append(args)
+        return start_recording(*args, **kw)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(recording, "start_recording", count)
+    context = Context()
+    plugin.register(context)
+    together = threading.Barrier(8)
+
+    def first_hook() -> None:
+        together.wait(10)
+        context.fire("on_session_start", session_id=SESSION, platform="cli")
+
+    threads = [threading.Thread(target=first_hook) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(started) == 1

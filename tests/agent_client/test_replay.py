@@ -98,7 +98,7 @@ class Process:
                 payload = line["payload"]
                 if "assistant_message" in payload:
                     payload["assistant_message"] = object()
-                plugin.HOOKS[line["hook"]](self.tracker, payload)
+                getattr(self.tracker, plugin.HOOKS[line["hook"]])(payload)
 
     def die(self) -> None:
         self.emitter._stopping = True
