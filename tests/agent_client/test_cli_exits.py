@@ -18,10 +18,10 @@ from agent_client.cli import output
 from agent_client.cli.parser import EXITS_OF_VERB, new_parser
 from agent_client.contract.wire import PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEMETRY
 from agent_client.files import telemetry_dir
+from agent_client.otlp.drain import DrainReport
 from agent_client.store import DATABASE
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import Fault, LoopbackConsole
-from tests.agent_client.siblings import DrainReport, stand_in_for_all
 
 DEAD_URL = "http://127.0.0.1:1"
 
@@ -125,7 +125,6 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: LoopbackCons
     for name, variable in (("home", "HERMES_HOME"), ("managed", "HERMES_MANAGED_DIR")):
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
-    stand_in_for_all(monkeypatch)
     return Scene(tmp_path / "home", console)
 
 
@@ -169,13 +168,10 @@ def test_every_promised_code_has_its_case() -> None:
 def test_a_drain_to_the_collector_ends_as_the_drain_says(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
-    import importlib
-
     report = DrainReport(
         "later", code, "network", "gone", "http://127.0.0.1:9", {"spans": 2}, {}, 3, ("OTLP_TOKEN",)
     )
-    module = importlib.import_module("agent_client.otlp.drain")
-    monkeypatch.setattr(module, "drain", lambda _home, **_kw: report)
+    monkeypatch.setattr("agent_client.otlp.drain.drain", lambda _home, **_kw: report)
     assert cli.main(["export", "--otlp"]) == code
     out, err = capsys.readouterr()
     assert "2 spans sent to http://127.0.0.1:9, 0 refused, 3 rows left" in out

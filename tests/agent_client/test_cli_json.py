@@ -14,7 +14,6 @@ from agent_client.cli.output import JSON_SCHEMA
 from agent_client.contract.wire import PATH_TELEMETRY
 from tests.agent_client.homes import record
 from tests.agent_client.loopback_console import Fault, LoopbackConsole
-from tests.agent_client.siblings import stand_in_for_all
 
 DOCUMENT = Path(__file__).parents[2] / "docs/cli-json.md"
 
@@ -47,9 +46,12 @@ def covering(path: str, fields: set[str]) -> str:
     """The documented field that a path is of, or "" when none is."""
     if path in fields:
         return path
-    parts = re.split(r"(?<=\])\.|\.", path)
-    joined = [".".join(parts[:count]) + ".*" for count in range(len(parts), 0, -1)]
-    return next((field for field in joined if field in fields), "")
+    for field in sorted(fields, key=len, reverse=True):  # `a.*.b` before `a.*`
+        pattern = re.escape(field).replace(r"\.\*", r"\.[^.]+")
+        tail = r"(\..*)?" if field.endswith(".*") else ""
+        if "*" in field and re.fullmatch(pattern + tail, path):
+            return field
+    return ""
 
 
 class Answers:
@@ -72,7 +74,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, variable in (("home", "HERMES_HOME"), ("managed", "HERMES_MANAGED_DIR")):
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 

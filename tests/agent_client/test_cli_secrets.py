@@ -22,7 +22,6 @@ from agent_client.contract.wire import PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEM
 from agent_client.credential import credential_path
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import CREDENTIAL, ENROLL_TOKEN, Fault, LoopbackConsole
-from tests.agent_client.siblings import stand_in_for_all
 from tests.agent_client.terminals import Terminal
 
 _letters = random.Random(7)
@@ -130,7 +129,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MY_SECRET", IN_ENVIRONMENT)
     (tmp_path / "home/config.yaml").write_text(CONFIG)
     (tmp_path / "managed/config.yaml").write_text(MANAGED)
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 

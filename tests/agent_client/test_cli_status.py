@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from agent_client import cli
 from agent_client.cli import output
 from agent_client.config import install_id_path
+from agent_client.otlp.state import OtlpState
+from agent_client.otlp.target import Header
 from agent_client.store import Store
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import LoopbackConsole
-from tests.agent_client.siblings import OtlpHeader, OtlpState, stand_in_for_all
 from tests.agent_client.terminals import Terminal
 
 
@@ -24,7 +26,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, variable in (("home", "HERMES_HOME"), ("managed", "HERMES_MANAGED_DIR")):
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 
@@ -42,11 +43,13 @@ def status(capsys: pytest.CaptureFixture[str]) -> str:
     return str(out)
 
 
-def otlp(monkeypatch: pytest.MonkeyPatch, home: Path, state: OtlpState) -> None:
-    import importlib
+def state_of(headers: tuple[Header, ...] = (), problem: str = "", **more: object) -> OtlpState:
+    state = OtlpState(is_enabled=True, endpoint="", headers=headers, problem=problem)
+    return replace(state, **more)  # type: ignore[arg-type]  # its own fields
 
-    module = importlib.import_module("agent_client.otlp.state")
-    monkeypatch.setattr(module, "otlp_state", lambda _home, _config: state)
+
+def otlp(monkeypatch: pytest.MonkeyPatch, home: Path, state: OtlpState) -> None:
+    monkeypatch.setattr("agent_client.otlp.state.otlp_state", lambda _home, _config: state)
     endpoint = "https://collector.example/v1/traces?key=k"
     (home / "config.yaml").write_text(
         f"telemetry: {{export: {{otlp: {{enabled: true, endpoint: '{endpoint}'}}}}}}\n"
@@ -72,7 +75,9 @@ def test_a_full_home_fits_in_forty_lines_of_eighty_columns(
     console.publish({f"model.key_{number}": number for number in range(8)})
     cli.main(["push"])
     cli.main(["policy", "sync"])
-    otlp(monkeypatch, home, OtlpState((OtlpHeader("authorization", "OTLP_TOKEN"),), left=4))
+    otlp(
+        monkeypatch, home, state_of((Header("authorization", "OTLP_TOKEN", "is not set"),), left=4)
+    )
     lines = status(capsys).splitlines()
     assert len(lines) <= 40
     assert [line for line in lines if len(line) > 80 and str(home) not in line] == []
@@ -89,8 +94,8 @@ def test_values_stand_in_one_column(home: Path, capsys: pytest.CaptureFixture[st
 def test_the_collector_is_shown_with_its_headers_and_progress(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = OtlpState(
-        (OtlpHeader("authorization", "OTLP_TOKEN"), OtlpHeader("x-team", "TEAM", is_set=True)),
+    state = state_of(
+        (Header("authorization", "OTLP_TOKEN", "is not set"), Header("x-team", "TEAM")),
         problem="",
         left=12,
         success_ns=time.time_ns() - 300 * 10**9,
@@ -105,7 +110,7 @@ def test_the_collector_is_shown_with_its_headers_and_progress(
     assert "x-team from $TEAM: set" in shown
     assert "last sent 5 min ago; 12 rows pending" in shown
     assert "the last try ended later: network" in shown
-    otlp(monkeypatch, home, OtlpState(problem="install the extra [otlp]"))
+    otlp(monkeypatch, home, state_of(problem="install the extra [otlp]"))
     assert "install the extra [otlp]" in status(capsys)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent_client import cli
 from agent_client.cli.ticker import Ticker
+from agent_client.pruner import Hold, PruneReport
+from agent_client.store import Store
+from tests.agent_client.builders import run_event, store_events
 from tests.agent_client.homes import record
-from tests.agent_client.siblings import PruneReport, stand_in_for_all
 from tests.agent_client.terminals import Terminal
 
 
@@ -22,7 +25,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HERMES_HOME", str(tmp_path))
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    stand_in_for_all(monkeypatch)
     return tmp_path
 
 
@@ -31,8 +33,7 @@ class Pruning:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, report: PruneReport) -> None:
         self.report, self.calls = report, list[dict[str, object]]()
-        module = importlib.import_module("agent_client.retention")
-        monkeypatch.setattr(module, "prune", self.prune)
+        monkeypatch.setattr("agent_client.retention.prune", self.prune)
 
     def prune(
         self, home: Path, *, progress: Callable[[PruneReport], None], **wanted: object
@@ -54,7 +55,13 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> Terminal:
 def test_prune_keeps_to_the_configuration_without_asking(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = PruneReport({"tel_runs": 2, "tel_spans": 0}, 1, 3, 4000, 1_790_000_000_000_000_000)
+    report = PruneReport(
+        rows={"tel_runs": 2, "tel_spans": 0},
+        unsent_rows=1,
+        log_files=3,
+        log_bytes=4000,
+        oldest_kept_ns=1_790_000_000_000_000_000,
+    )
     pruning = Pruning(monkeypatch, report)
     (home / "config.yaml").write_text("telemetry: {retention_days: 30}\n")
     assert cli.main(["prune"]) == 0
@@ -110,13 +117,37 @@ def test_prune_says_what_holds_it(
     hold: str,
     said: str,
 ) -> None:
-    Pruning(monkeypatch, PruneReport(hold=hold))
+    Pruning(monkeypatch, PruneReport(hold=cast("Hold", hold)))
     assert cli.main(["prune"]) == 1
     assert said in capsys.readouterr().err
     assert cli.main(["prune", "--dry-run"]) == 0
     capsys.readouterr()
     assert cli.main(["prune", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["hold"] == hold
+
+
+def test_what_is_too_old_is_gone_after_a_prune(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day_ns = 86_400 * 10**9
+    for number, days in enumerate((400, 2)):
+        start_ns = time.time_ns() - days * day_ns
+        store_events(home, run_event(run_id=f"r{number}", start_ns=start_ns, end_ns=start_ns + 1))
+
+    def runs() -> int:
+        with Store(home) as store:
+            return store.counts()["tel_runs"]
+
+    assert cli.main(["prune", "--dry-run"]) == 0
+    assert "1 row would go: 1 runs" in capsys.readouterr().out
+    assert runs() == 2
+    assert cli.main(["prune"]) == 0
+    assert "1 row removed: 1 runs" in capsys.readouterr().out
+    assert runs() == 1
+    assert cli.main(["prune"]) == 0
+    assert "Nothing older than 90 days" in capsys.readouterr().out
+    assert cli.main(["prune", "--days", "1", "--yes"]) == 0
+    assert runs() == 0
 
 
 # ----------------------------------------------------------------------------------- preview
@@ -144,7 +175,7 @@ def test_preview_says_why_the_gate_is_closed(
     assert ("Aggregate plane: closed" in shown) == bool(because)
     assert ("Aggregate plane: open" in shown) != bool(because)
     assert all(reason in shown for reason in because)
-    assert "1 heartbeat" in shown
+    assert "heartbeat     1 with record_id" in shown
     cli.main(["preview", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["is_open"], len(found["closed_because"])) == (not because, len(because))

@@ -16,11 +16,13 @@ from agent_client import cli, doctor
 from agent_client.credential import credential_path
 from agent_client.doctor import Check, machine, records
 from agent_client.files import telemetry_dir
+from agent_client.otlp.state import OtlpState
+from agent_client.otlp.target import Header
 from agent_client.policy.state import load_state, save_state
+from agent_client.store import Store
 from tests.agent_client.builders import run_event, store_events
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import LoopbackConsole
-from tests.agent_client.siblings import OtlpHeader, OtlpState, stand_in_for_all
 
 
 @pytest.fixture
@@ -35,7 +37,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir(mode=0o755)
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    stand_in_for_all(monkeypatch)
     return tmp_path / "home"
 
 
@@ -178,9 +179,12 @@ def test_timers_are_told_whether_enabled_or_only_there(home: Path, tmp_path: Pat
 # -------------------------------------------------------------------------- collector, policy
 
 
+def state_of(*headers: Header, problem: str = "") -> OtlpState:
+    return OtlpState(is_enabled=True, endpoint="", headers=headers, problem=problem)
+
+
 def collector(home: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, state: OtlpState) -> None:
-    module = importlib.import_module("agent_client.otlp.state")
-    monkeypatch.setattr(module, "otlp_state", lambda _home, _config: state)
+    monkeypatch.setattr("agent_client.otlp.state.otlp_state", lambda _home, _config: state)
     (home / "config.yaml").write_text(
         f"telemetry: {{export: {{otlp: {{enabled: true, endpoint: '{endpoint}'}}}}}}\n"
     )
@@ -189,21 +193,21 @@ def collector(home: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, state:
 def test_a_collector_needs_an_address_and_its_headers(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = OtlpHeader("authorization", "OTLP_TOKEN")
-    collector(home, monkeypatch, "http://localhost:4318", OtlpState((header,)))
+    header = Header("authorization", "OTLP_TOKEN", "is not set")
+    collector(home, monkeypatch, "http://localhost:4318", state_of(header))
     checks = {check.level: check for check in doctor.examine(home) if check.name == "otlp"}
     assert checks["fail"].finding == "$OTLP_TOKEN (for authorization): not set"
-    collector(home, monkeypatch, "http://localhost:4318", OtlpState())
+    collector(home, monkeypatch, "http://localhost:4318", state_of())
     (check,) = [check for check in doctor.examine(home) if check.name == "otlp"]
     assert (check.level, check.finding) == ("ok", "http://localhost")
-    collector(home, monkeypatch, "", OtlpState(problem="no endpoint"))
+    collector(home, monkeypatch, "", state_of(problem="no endpoint"))
     assert (one(home, "otlp").level, one(home, "otlp").finding) == ("fail", "no endpoint")
 
 
 def test_a_collector_whose_name_has_no_address_is_found(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collector(home, monkeypatch, "http://collector.invalid", OtlpState())
+    collector(home, monkeypatch, "http://collector.invalid", state_of())
 
     def getaddrinfo(*_args: object, **_kw: object) -> None:
         raise OSError(-2, "Name or service not known")
@@ -264,9 +268,11 @@ def test_doctor_changes_nothing(home: Path, console: LoopbackConsole) -> None:
     enrolled(home, console)
     (home / "config.yaml").write_text("plugins: {enabled: [telemetry]}\n")
 
-    def contents() -> dict[str, bytes]:
-        files = [path for path in home.rglob("*") if path.is_file() and "-shm" not in path.name]
-        return {str(path): path.read_bytes() for path in files if "-wal" not in path.name}
+    def contents() -> dict[str, object]:
+        with Store(home) as store:  # its bytes may move between the file and the WAL
+            dump: object = list(store.connection.iterdump())
+        files = [path for path in home.rglob("*") if path.is_file() and ".db" not in path.name]
+        return {"database": dump, **{str(path): path.read_bytes() for path in files}}
 
     before = contents()
     doctor.examine(home)
