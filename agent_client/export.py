@@ -29,7 +29,7 @@ __all__ = ["Batch", "ExportReport", "encode", "export", "next_batch"]
 MAX_BATCH_ROWS: Final = 5_000
 MAX_BATCH_BYTES: Final = 6_000_000
 """Below the console's 8 MiB even if nothing compressed."""
-BLOCK_ROWS: Final = 500
+BLOCK_ROWS: Final = 250
 """Rows encoded at once: more is no faster, and is what the export holds in memory."""
 REDACTOR_MISSING: Final = (
     "secrets cannot be removed on this machine, so nothing is sent; "
@@ -148,7 +148,7 @@ def _write_tables(writer: _Writer, store: Store, since_ns: int | None) -> None:
         for table in EVENT_TABLES:
             encoder = RowEncoder(table)
             for rows in _pages(connection, table, since_ns):
-                writer.block(table.name, encoder.lines(rows))
+                writer.block(table.name, encoder.block(rows, writer.between), len(rows))
     finally:
         connection.execute("COMMIT")
 
@@ -192,16 +192,17 @@ class _Writer:
         self.counts: dict[str, int] = {}
         self._out = out
         self._on_progress = on_progress
-        self._start, self._between, self._after, self._end = (
-            ('{"records": [', ",\n", "", "\n]}\n") if is_json else ("", "\n", "\n", "")
+        self.between, self._after, self._end = (
+            (",\n", "", "\n]}\n") if is_json else ("\n", "\n", "")
         )
         self._lead = "\n" if is_json else ""
-        self._write(self._start)
+        if is_json:
+            self._write('{"records": [')
 
-    def block(self, kind: str, lines: list[str]) -> None:
-        """Write whole records of one kind."""
-        self._write(self._lead + self._between.join(lines) + self._after)
-        self._count(kind, len(lines))
+    def block(self, kind: str, text: str, count: int) -> None:
+        """Write whole records of one kind, with what stands between them."""
+        self._write(self._lead + text + self._after)
+        self._count(kind, count)
 
     def stream(self, kind: str, pieces: Iterable[str]) -> None:
         """Write one record from its pieces."""
@@ -218,7 +219,7 @@ class _Writer:
     def _count(self, kind: str, count: int) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + count
         if self._end:
-            self._lead = self._between
+            self._lead = self.between
         if self._on_progress is not None:
             self._on_progress(sum(self.counts.values()))
 

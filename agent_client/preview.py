@@ -166,7 +166,7 @@ def _open(source: Source) -> Iterator[sqlite3.Connection]:
 def _summaries(
     connection: sqlite3.Connection, after_seq: int = -1, *, since_ns: int, max_runs: int = -1
 ) -> Iterator[WorkflowCompleted]:
-    """Four queries: the columns there are, the runs, their models, their tools."""
+    """Four queries on one state of the file: the columns there are, runs, models, tools."""
     there = {row[1] for row in connection.execute("PRAGMA table_info(tel_runs)")}
     names = {name: name if name in there else _ADDED.get(name, "NULL") for name in _RUN_COLUMNS}
     chosen = (
@@ -174,8 +174,15 @@ def _summaries(
         f"ORDER BY {names['seq']} LIMIT :most"
     )
     values = {"after": after_seq, "since": since_ns, "most": max_runs}
-    rows = connection.execute(f"SELECT {', '.join(names.values())} {chosen}", values).fetchall()
-    used = _used(connection, f"SELECT run_id {chosen}", values)
+    is_alone = not connection.in_transaction
+    if is_alone:
+        connection.execute("BEGIN")
+    try:
+        rows = connection.execute(f"SELECT {', '.join(names.values())} {chosen}", values).fetchall()
+        used = _used(connection, f"SELECT run_id {chosen}", values)
+    finally:
+        if is_alone:
+            connection.execute("COMMIT")
     for row in rows:
         run = dict(zip(_RUN_COLUMNS, row, strict=True))
         yield _summary(run, used.get(run["run_id"]) or _Used([], [], {}))

@@ -201,19 +201,16 @@ class Ring:
 
     def _make_room(self, need: int) -> None:
         with self._lock:
-            while self.tail_k < self.k and (
-                self.head + need - self.tail > self.capacity or self.k - self.tail_k >= MAX_FRAMES
+            (head, end_k), tail, tail_k = self.end, self.tail, self.tail_k
+            while tail_k < end_k and (
+                head + need - tail > self.capacity or end_k - tail_k >= MAX_FRAMES
             ):
-                step = read_frames(
-                    self.map, self.ring_id, self.tail, self.tail_k, self.capacity, 1, self.k
-                )
-                if not step.frames:
-                    # Our own pages no longer read back: give them all up rather than spin.
-                    self._move_tail(self.head, self.k)
-                    break
-                self._move_tail(step.end_offset, step.end_k)
-            if self.tail_k == self.k:
-                self._move_tail(self.head, self.k)
+                header = _header_at(self.map, tail, tail_k, self.capacity)
+                if header is None:
+                    tail_k = end_k  # our own pages no longer read back: give them up, do not spin
+                else:
+                    tail, tail_k = header[0], tail_k + 1
+            self._move_tail(head if tail_k == end_k else tail, tail_k)
 
     def _move_tail(self, offset: int, k: int) -> None:
         # One aligned 8-byte store: a kill leaves the old tail or the new one, nothing between.
@@ -250,6 +247,20 @@ def read_frames(
 def _frame_at(
     memory: mmap.mmap | bytes, offset: int, k: int, capacity: int
 ) -> tuple[Frame, int] | None:
+    header = _header_at(memory, offset, k, capacity)
+    if header is None:
+        return None
+    end_offset, start, length, n, crc = header
+    payload = bytes(memory[start : start + length])
+    if crc32(payload, k & _MASK) != crc:
+        return None
+    return Frame(k, n, payload), end_offset
+
+
+def _header_at(
+    memory: mmap.mmap | bytes, offset: int, k: int, capacity: int
+) -> tuple[int, int, int, int, int] | None:
+    """Offset after frame ``k``, its payload's start and length, n, checksum; not yet verified."""
     for _ in range(2):
         position = offset % capacity
         room = capacity - position
@@ -257,18 +268,15 @@ def _frame_at(
             offset += room
             continue
         start = HEADER_BYTES + position
-        crc, length, frame_k, n = _FRAME.unpack(memory[start : start + _FRAME_BYTES])
+        crc, length, frame_k, n = _FRAME.unpack_from(memory, start)
         if length == _WRAP and frame_k == k:
             offset += room
             continue
-        # A page of zeros must not read as an empty frame 0: a frame is never empty.
+        # A page of zeros must not read as frame 0: a frame is never empty.
         if frame_k != k or not 0 < length <= min(MAX_PAYLOAD_BYTES, room - _FRAME_BYTES):
             return None
-        body = start + _FRAME_BYTES
-        payload = bytes(memory[body : body + length])
-        if crc32(payload, k & _MASK) != crc:
-            return None
-        return Frame(k, n, payload), offset + ((_FRAME_BYTES + length + 7) & ~7)
+        after = offset + ((_FRAME_BYTES + length + 7) & ~7)
+        return after, start + _FRAME_BYTES, length, n, crc
     return None
 
 
@@ -357,9 +365,8 @@ def _reserve(fd: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)
         return
-    block = bytes(1024 * 1024)
-    for start in range(0, size, len(block)):
-        os.pwrite(fd, block[: size - start], start)
+    for start in range(0, size, HEADER_BYTES):
+        os.pwrite(fd, bytes(min(HEADER_BYTES, size - start)), start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,10 +438,8 @@ def _read_dead(path: Path, ring_id: str) -> DeadRing | None:
 
 def _k_at(data: bytes, tail: int, capacity: int) -> int:
     position = tail % capacity
-    if capacity - position < _FRAME_BYTES:
-        position = 0
-    k: int = _FRAME.unpack_from(data, HEADER_BYTES + position)[2]
-    return k
+    is_short = capacity - position < _FRAME_BYTES
+    return int(_FRAME.unpack_from(data, HEADER_BYTES + (0 if is_short else position))[2])
 
 
 def living_processes(folder: Path) -> set[str]:

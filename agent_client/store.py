@@ -59,13 +59,16 @@ def connect(path: Path) -> sqlite3.Connection:
 
     Errors: sqlite3.Error, OSError.
     """
-    os.close(open_private(path))
+    descriptor = open_private(path)
+    is_new = not os.fstat(descriptor).st_size
+    os.close(descriptor)
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
-        # Of a new file only. Costs inserts 3 %; without it what retention deletes frees no disk.
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if is_new:  # on a file that is in use it would be a write, and wait for every other
+            # Costs inserts 3 %; without it what retention deletes frees no disk.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
         # WAL + NORMAL: a killed process loses nothing; only a power cut can take the last commits.
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -30,7 +30,8 @@ ROWS = 1_000_000
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results" / "export.json"
 START_NS = 1_790_000_000_000_000_000
-# Of 16 rows: a run, a span for its turn, six model calls, seven tool calls, one error.
+# As the recorder writes them: no cost and no time to first token on a call, few retries. Of 16
+# rows: a run, a span for its turn, six model calls, seven tool calls, one error.
 SHARES = {
     "tel_runs": 1,
     "tel_spans": 1,
@@ -52,8 +53,10 @@ _VALUES = {
     "end_ns": f"{START_NS} + n * 1000003 + n % 7919 * 1000000",
     "ts_ns": f"{START_NS} + n * 1000003",
     "end_reason": "CASE n % 9 WHEN 0 THEN 'failed' ELSE 'completed' END",
-    "estimated_cost_usd": "n % 997 / 7919.0",
     "cost_status": "'estimated'",
+    "retry_count": "n % 50 = 0",
+    "turn_count": "n % 5 + 1",
+    "error_count": "n % 7 = 0",
     "provider": "CASE n % 2 WHEN 0 THEN 'openrouter' ELSE 'anthropic' END",
     "model": "'anthropic/claude-sonnet-' || (n % 12)",
     "response_model": "'claude-sonnet-' || (n % 12) || '-20260901'",
@@ -75,6 +78,15 @@ _VALUES = {
     "schema_v": "1",
 }
 _BY_KIND = {"count": "n % 4001", "ms": "n % 90001 / 8.0", "flag": "n % 2"}
+_ONLY = {
+    ("tel_runs", "estimated_cost_usd"): "n % 997 / 7919.0",
+    ("tel_model_calls", "end_reason"): "'completed'",
+    ("tel_model_calls", "cost_status"): "'unknown'",
+    ("tel_model_calls", "ttft_ms"): "NULL",
+    ("tel_model_calls", "status_code"): "NULL",
+    ("tel_error_events", "status_code"): "429 + n % 3 * 37",
+    ("tel_error_events", "retry_count"): "n % 3",
+}
 
 
 def fill(home: Path, rows: int) -> None:
@@ -86,7 +98,10 @@ def fill(home: Path, rows: int) -> None:
             count = rows * share // sum(SHARES.values())
             table = BY_NAME[name]
             values = [
-                _VALUES.get(column.name, _BY_KIND.get(column.kind, "NULL")).format(share=share)
+                _ONLY.get(
+                    (name, column.name),
+                    _VALUES.get(column.name, _BY_KIND.get(column.kind, "NULL")),
+                ).format(share=share)
                 for column in table.columns
             ]
             store.connection.execute(

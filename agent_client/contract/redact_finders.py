@@ -33,6 +33,8 @@ BASE64_KEYWORDS = (r"[0-9A-Za-z+/_-]{20}",)
 BASE64_PATTERN = r"[0-9A-Za-z+/_-]{40,}={0,2}"
 # What a generated token is made of, for the entropy fallback of strict mode.
 STRICT_PATTERN = r"[0-9A-Za-z][\w+/=~.-]{18,}[\w=]"
+# What this engine puts in the place of a secret is none.
+MARK_START = b"[REDACTED:"
 DIGEST_NAMES = ("sha1", "sha224", "sha256", "sha384", "sha512", "md5", "blake2b", "integrity")
 # Above every rank of a rule table, so that the more telling replacement wins where spans meet.
 PERSONAL_RANK = 10_000
@@ -50,25 +52,26 @@ def rule_finder(matcher: Matcher, rule: Rule) -> Finder:
     """The finder of one row of the rule table."""
     search = matcher.pattern(rule.pattern)
     replacement = mark(rule.id)
+    group, judge, placeholders = rule.group, rule.judge, rule.placeholders
+    is_prose = judge in ("opaque", "strong", "password")
 
     def find(data: bytes) -> Iterable[tuple[int, int, str]]:
         for match in search(data):
-            start, end = match.span(rule.group)
-            lead = data[start : start + 1]
-            if rule.group == 0 and lead in (b"\\", b"%"):
-                start += 2 if lead == b"\\" else 3
-            while (
-                end > start
-                and data[end - 1] in b".,;:!?)"
-                and rule.judge in ("opaque", "strong", "password")
-            ):
+            start, end = match.span(group)
+            if data.startswith(MARK_START, start):
+                continue
+            if group == 0:
+                lead = data[start : start + 1]
+                if lead in (b"\\", b"%"):
+                    start += 2 if lead == b"\\" else 3
+                if is_inside_base64(data, start):
+                    continue
+            while is_prose and end > start and data[end - 1] in b".,;:!?)":
                 end -= 1
             value = data[start:end].decode("utf-8", "replace")
-            if rule.group == 0 and is_inside_base64(data, start):
+            if placeholders and any(word in value.lower() for word in placeholders):
                 continue
-            if any(word in value.lower() for word in rule.placeholders):
-                continue
-            if is_secret(value, rule.judge, rule.entropy):
+            if is_secret(value, judge, rule.entropy):
                 yield start, end, replacement
 
     return find

@@ -27,7 +27,7 @@ _VALUE = r"([^\s\"'`<>«»„“”]{6,})"
 PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-foreign",
-        pattern=r"(?i)" + _FOREIGN + r"[^\n:=\"'`]{0,32}?\s*" + _IS + r"\s*[\"'`*«„“]*" + _VALUE,
+        pattern=r"(?i)" + _FOREIGN + r"[^\n:=\"'`.,;!?]*?\s*" + _IS + r"\s*[\"'`*«„“]*" + _VALUE,
         keywords=("(?i)" + _FOREIGN,),
         judge="opaque",
         group=1,
@@ -36,7 +36,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="prose-foreign-next",
-        pattern=r"(?:(?:П|п)арол|密码|パスワード|비밀번호)[^\n:=\"'`]{0,48}?\s+[\"'`«„“]*([!#-&(-;=?-_a-~]{6,})",
+        pattern=r"(?:(?:П|п)арол|密码|パスワード|비밀번호)[^\n:=\"'`.,;!?]*?\s+[\"'`«„“]*([!#-&(-;=?-_a-~]{6,})",
         keywords=("(?:П|п)арол", "密码", "パスワード", "비밀번호"),
         judge="password",
         group=1,

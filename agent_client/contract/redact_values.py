@@ -23,10 +23,10 @@ PLACEHOLDER_WORDS = (
     "your_", "your-", "yourapi", "yourtoken", "yoursecret", "yourpass", "insert_", "insert-", "dummy",
     "fake", "todo", "fixme", "replace", "my_secret", "my-secret", "mysecret", "sample", "foobar",
     "getenv", "process.env", "os.environ", "secrets.", "vault:", "notareal", "not-a-real", "****",
-    "xxxx", "<", "...", "…", "[redacted", "-here", "_here",
+    "xxxx", "...", "…", "[redacted", "-here", "_here",
 )  # fmt: skip
 # The few that count against a value with a vendor's own look: such a value is rarely prose.
-SHAPE_PLACEHOLDERS = ("xxxxxx", "****", "<", "...", "placeholder", "redacted", "your_", "your-")
+SHAPE_PLACEHOLDERS = ("xxxxxx", "****", "...", "placeholder", "redacted", "your_", "your-")
 # Whole values that are types, states or the name of the field itself.
 PLACEHOLDER_VALUES = frozenset(
     "none null nil true false undefined string str text password passwd secret token key value"
@@ -53,8 +53,9 @@ _CODE = re.compile(r"[A-Za-z_][\w.]*[(\[][\w.:-]*")
 _INNER_DIGIT = re.compile(r"[A-Za-z]\d+[A-Za-z]")
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _WORDS = re.compile(r"(?:[^\W\d_]{1,16}[._\-/ :]+)*(?:[^\W\d_]{1,16})?")
-_PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDER_WORDS)))
-_SHAPE_PLACEHOLDER = re.compile("|".join(map(re.escape, SHAPE_PLACEHOLDERS)))
+_ANGLES = "^<|<[^<>]+>"
+_PLACEHOLDER = re.compile("|".join([*map(re.escape, PLACEHOLDER_WORDS), _ANGLES]))
+_SHAPE_PLACEHOLDER = re.compile("|".join([*map(re.escape, SHAPE_PLACEHOLDERS), _ANGLES]))
 _N_LOG2_N = [0.0] + [n * math.log2(n) for n in range(1, WINDOW_CHARS + 1)]
 QUOTES = "\"'`"
 
@@ -72,16 +73,19 @@ def is_placeholder(value: str) -> bool:
     lower = head.lower().strip(QUOTES)
     if not lower or lower in PLACEHOLDER_VALUES:
         return True
-    if lower.startswith(VARIABLE_STARTS):
-        return True
-    first, last = lower[0], lower[-1]
-    if (first == "{" and last == "}") or (first == last == "%" and len(lower) > 2):
-        return True
-    if first == "$" and lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]:
-        return True
-    if first == "[" and last == "]":
+    if not lower[0].isalnum() and _is_variable(lower, head):
         return True
     return _PLACEHOLDER.search(lower) is not None or is_monotone(lower)
+
+
+def _is_variable(lower: str, head: str) -> bool:
+    """Whether a value that begins with a mark stands for another: `${X}`, `%X%`, `$X`, `[x]`."""
+    first, last = lower[0], lower[-1]
+    if lower.startswith(VARIABLE_STARTS) or first + last in ("{}", "[]"):
+        return True
+    if first == "$":
+        return lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]
+    return first == last == "%" and len(lower) > 2
 
 
 def is_monotone(value: str) -> bool:
@@ -143,8 +147,10 @@ def is_reference(value: str) -> bool:
     """Whether it points at something (a path, an address, a version, a date, a number)."""
     if value.startswith(("/", "./", "../", "~/")) and value.count("/") >= 2:
         return True
-    if "://" in value[:20] or value.lower().endswith(FILE_ENDS):
+    if "://" in value[:20] or ("." in value and value.lower().endswith(FILE_ENDS)):
         return True
+    if value[:1].isalpha() and value[:1] not in "TZ":
+        return False
     if len(value) >= 15 and value.isdigit():
         return False
     return _NUMBER.fullmatch(value[:WINDOW_CHARS]) is not None

@@ -32,7 +32,7 @@ from agent_client.otlp.encode import (
     encode_metrics,
     encode_spans,
 )
-from agent_client.otlp.facts import look_up
+from agent_client.otlp.facts import look_up, next_rows
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.metrics import Meter
 from agent_client.otlp.progress import (
@@ -258,7 +258,7 @@ class _Run:
             raise EndedError("later", EXIT_LATER, "configuration_changed", "try again")
 
     def _next_batch(self) -> _Batch | None:
-        rows = self.store.rows_after(self.cursor, self.max_rows)
+        rows = next_rows(self.store.connection, self.cursor, self.max_rows)
         if not rows:
             return None
         pairs = [(row, self.scrubber.pair_of(row)) for row in rows]

@@ -69,7 +69,13 @@ _CALL_ATTRIBUTES: Final = (
     "server.address",
     "server.port",
 )
-_TOOL_ATTRIBUTES: Final = ("gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.agent.name")
+_TOOL_ATTRIBUTES: Final = (
+    "gen_ai.tool.name",
+    "gen_ai.tool.type",
+    "gen_ai.agent.name",
+    "error.type",
+)
+_RUN_ATTRIBUTES: Final = ("gen_ai.agent.name", "error.type")
 _USAGE: Final = "gen_ai.usage."
 _USAGE_PARTS: Final = "input output cache_read.input cache_write.input reasoning.output".split()
 
@@ -91,11 +97,11 @@ class Meter:
         if table is MODEL_CALLS:
             self._add_call(span, profile)
         elif table is TOOL_CALLS:
-            attributes = _pick(span.attributes, (*_TOOL_ATTRIBUTES, "error.type"))
-            if genai.is_1_41(profile):
-                self._record("hermes.tool.duration", attributes, _seconds(span))
-            if genai.is_next(profile):
-                self._record("gen_ai.execute_tool.duration", attributes, _seconds(span))
+            attributes = _pick(span.attributes, _TOOL_ATTRIBUTES)
+            for name in _by_profile(
+                profile, "hermes.tool.duration", "gen_ai.execute_tool.duration"
+            ):
+                self._record(name, attributes, _seconds(span))
 
     def add_run(self, span: Span, profile: str, counted_usd: float | None) -> float:
         """Count a closed run; ``counted_usd`` is its cost when counted before, else None.
@@ -104,20 +110,16 @@ class Meter:
         """
         cost = span.attributes.get("hermes.estimated_cost_usd")
         cost_usd = float(cost) if isinstance(cost, (int, float)) else 0.0
-        entrypoint = {"entrypoint": str(span.attributes.get("hermes.entrypoint", "unknown"))}
+        entrypoint = str(span.attributes.get("hermes.entrypoint", "unknown"))
         if counted_usd is None:
             reason = str(span.attributes.get("hermes.end_reason", "unknown"))
-            self._add("hermes.run.count", {**entrypoint, "end_reason": reason}, 1)
-            name = "gen_ai.invoke_agent.duration" if profile == "next" else "hermes.run.duration"
-            keys = ("gen_ai.agent.name", "error.type")
-            self._record(name, _pick(span.attributes, keys), _seconds(span))
-            if profile == "both":
-                self._record(
-                    "gen_ai.invoke_agent.duration", _pick(span.attributes, keys), _seconds(span)
-                )
+            self._add("hermes.run.count", {"entrypoint": entrypoint, "end_reason": reason}, 1)
+            attributes = _pick(span.attributes, _RUN_ATTRIBUTES)
+            for name in _by_profile(profile, "hermes.run.duration", "gen_ai.invoke_agent.duration"):
+                self._record(name, attributes, _seconds(span))
         difference_usd = cost_usd - (counted_usd or 0.0)
         if difference_usd:
-            self._add("hermes.cost.usd", {**entrypoint}, difference_usd)
+            self._add("hermes.cost.usd", {"entrypoint": entrypoint}, difference_usd)
         return cost_usd
 
     def add_log(self, table: Table, log: Log) -> None:
@@ -151,7 +153,8 @@ class Meter:
             for name, attributes, total, count, buckets, minimum, maximum in data["series"]:
                 one = meter._of(str(name), dict(attributes))
                 one.total, one.count, one.minimum, one.maximum = total, count, minimum, maximum
-                one.buckets = [int(number) for number in buckets]
+                # Other bounds than they were written with: the comparison raises.
+                one.buckets = [int(new) for new, _ in zip(buckets, one.buckets, strict=True)]
         except (ValueError, TypeError, KeyError, RecursionError):
             return cls(now_ns)
         return meter
@@ -162,30 +165,21 @@ class Meter:
         attributes = _pick(span.attributes, _CALL_ATTRIBUTES)
         timed = {**attributes, **_pick(span.attributes, ("error.type",))}
         first_s = span.attributes.get("gen_ai.response.time_to_first_chunk")
-        names = []
         if genai.is_1_41(profile):
-            names.append(("operation.duration", "operation.time_to_first_chunk"))
             for kind in ("input", "output"):
                 tokens = span.attributes.get(f"{_USAGE}{kind}_tokens")
                 self._record_known(
                     "gen_ai.client.token.usage", {**attributes, "gen_ai.token.type": kind}, tokens
                 )
         if genai.is_next(profile):
-            names.append(("inference.duration", "inference.time_to_first_chunk"))
             self._add_usage(span, attributes)
-        for duration, first in names:
-            self._record(f"gen_ai.client.{duration}", timed, _seconds(span))
-            self._record_known(f"gen_ai.client.{first}", attributes, first_s)
+        for kind in _by_profile(profile, "operation", "inference"):
+            self._record(f"gen_ai.client.{kind}.duration", timed, _seconds(span))
+            self._record_known(f"gen_ai.client.{kind}.time_to_first_chunk", attributes, first_s)
 
     def _add_usage(self, span: Span, attributes: Attributes) -> None:
         counted = {**attributes, "gen_ai.token.modality": "unknown"}
-        for part in (
-            "input",
-            "output",
-            "cache_read.input",
-            "cache_write.input",
-            "reasoning.output",
-        ):
+        for part in _USAGE_PARTS:
             tokens = span.attributes.get(f"{_USAGE}{part}_tokens")
             if isinstance(tokens, int):
                 self._add(f"{_NEXT_USAGE}{part}_tokens", counted, tokens)
@@ -222,6 +216,11 @@ class Meter:
         one.count += 1
         one.total += value
         one.buckets[bisect_left(one.bounds, value)] += 1
+
+
+def _by_profile(profile: str, old: str, new: str) -> list[str]:
+    """The names that a profile asks for."""
+    return [old] * genai.is_1_41(profile) + [new] * genai.is_next(profile)
 
 
 def _pick(attributes: Attributes, keys: Iterable[str]) -> Attributes:

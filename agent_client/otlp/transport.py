@@ -133,9 +133,9 @@ class Collector:
             )
             is_whole = True
         self._pace.ends_at_s = time.monotonic() + self._deadline_s
-        response = connection.getresponse()
-        data = _read(response)
-        found = {name.lower(): value for name, value in response.getheaders()}
+        with connection.getresponse() as response:
+            data = _read(response)
+            found = {name.lower(): value for name, value in response.getheaders()}
         if response.will_close or not is_whole:
             self.close()
         return Reply(response.status, found, data)
@@ -151,5 +151,4 @@ def _read(response: HTTPResponse) -> bytes:
         parts.append(chunk)
     if response.length:
         raise NetworkError("the answer was cut off")
-    response.close()  # read to its end: the connection is free for the next request
     return b"".join(parts)

@@ -24,9 +24,10 @@ from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_summar
 from telemetry.ingest.summaries import judge_summaries
 from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
+from telemetry.models.events import MODEL_OF
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
 from telemetry.store.locks import install_transaction
-from telemetry.store.partitions import ensure_days
+from telemetry.store.partitions import Partition, ensure_partitions
 from telemetry.store.retention import accepted_from
 from telemetry.store.summaries import store_summaries
 
@@ -72,7 +73,7 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
     """Take in one batch, or answer a repeated one with its receipt.
 
     Steps: 1. a known batch id is answered from the ledger, 2. lines are judged and scrubbed,
-    3. missing day partitions are made, 4. one transaction stores everything.
+    3. day partitions that its rows lack are made, 4. one transaction stores everything.
     Errors: IngestError too_many_lines, batch_mismatch.
     """
     known = _replay_of(header, body)
@@ -83,8 +84,15 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
     quarantined = [
         (refused, scrub_raw(refused.raw)) for refused in verdicts.refused[:MAX_QUARANTINED]
     ]
-    hours = _hours_of(scrubbed.rows)
-    ensure_days({hour.date() for hour in hours})
+    hours_by_table = {name: _hours_of(name, rows) for name, rows in scrubbed.rows.items()}
+    ensure_partitions(
+        {
+            Partition(hour.date(), MODEL_OF[name].table_name())
+            for name, found in hours_by_table.items()
+            for hour in found
+        }
+    )
+    hours = set().union(*hours_by_table.values())
     with install_transaction(header.install_id):
         known = _replay_of(header, body)  # a twin may have committed while we waited
         if known is not None:
@@ -128,15 +136,11 @@ def _bounds_at(moment: datetime) -> TimeBounds:
     )
 
 
-def _hours_of(rows: Mapping[str, list[Row]]) -> set[datetime]:
-    """The UTC hours in which rows begin."""
-    hours: set[int] = set()
-    for name, found in rows.items():
-        table = BY_NAME[name]
-        at = table.column_names().index(table.time)
-        hours.update(
-            {time_ns // NS_PER_HOUR for row in found if isinstance(time_ns := row[at], int)}
-        )
+def _hours_of(name: str, rows: Iterable[Row]) -> set[datetime]:
+    """The UTC hours in which rows of a table begin."""
+    table = BY_NAME[name]
+    at = table.column_names().index(table.time)
+    hours = {time_ns // NS_PER_HOUR for row in rows if isinstance(time_ns := row[at], int)}
     return {ns_to_datetime(hour * NS_PER_HOUR) for hour in hours}
 
 

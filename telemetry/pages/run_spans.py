@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from itertools import islice
 from typing import Final
 
 from django.utils.translation import gettext as _
@@ -29,8 +30,9 @@ from telemetry.pages.waterfall import MAX_SPANS, Span
 MAX_RUN_LIFE: Final = timedelta(days=7)
 """How far after its begin a run's children are looked for: it bounds the partitions opened."""
 CLOCK_SLACK: Final = timedelta(hours=1)
-MAX_ATTRIBUTES: Final = 3
+MAX_ATTRIBUTES: Final = 5
 """Attributes of a span on one line; the rest is in the export."""
+MAX_ATTRIBUTE_CHARS: Final = 200
 _BAD_ENDS: Final = frozenset({"error", "failed", "timeout", "blocked", "denied"})
 
 type Happening = GatewayEvent | CronEvent | SkillEvent | MemoryEvent | FeedbackEvent
@@ -69,33 +71,40 @@ def _stretch(row: SpanRow) -> Span:
     kinds = {"turn": _("Turn"), "subagent": _("Subagent"), "approval": _("Approval")}
     tones: dict[str, Tone] = {"turn": "previous", "subagent": "4", "approval": "3"}
     kind, name = row.kind or "", row.name or ""
+    facts = attributes_of(row.attrs_json)
+    child_run_id = facts.get("child_run_id", "") if kind == "subagent" else ""
     return Span(
         kinds.get(kind) or words(kind) or _("Span"),
-        "" if name == kind else name,
-        attributes_text(row.attrs_json),
+        child_run_id if name == kind else name,
+        " · ".join(
+            f"{words(fact).lower()} {value[:60]}"
+            for fact, value in facts.items()
+            if not fact.endswith(("_id", "_ms"))
+        ),
         row.start_ns,
         row.end_ns,
         row.status or "",
         "bad" if row.status == "error" else tones.get(kind, "6"),
         span_id=row.span_id,
         parent_id=row.parent_span_id or "",
+        child_run_id=child_run_id,
     )
 
 
-def attributes_text(text: str | None) -> str:
-    """The first plain attributes of a span as ``name value``; "" for anything else."""
+def attributes_of(text: str | None) -> dict[str, str]:
+    """The first plain attributes of a span, by name; {} for anything else."""
     try:
         found = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        return ""
+        return {}
     if not isinstance(found, dict):
-        return ""
-    plain = [
-        f"{words(name).lower()} {str(value)[:60]}"
+        return {}
+    plain = (
+        (name, str(value)[:MAX_ATTRIBUTE_CHARS])
         for name, value in found.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
-    ]
-    return " · ".join(plain[:MAX_ATTRIBUTES])
+    )
+    return dict(islice(plain, MAX_ATTRIBUTES))
 
 
 def _model_call(row: ModelCall) -> Span:

@@ -22,7 +22,7 @@ MAX_INDENT: Final = 4
 class Span:
     """One thing of a run: times in nanoseconds, ``end_ns`` None when it has none.
 
-    ``is_mark``: it has a moment and no length.
+    ``is_mark``: it has a moment and no length. ``child_run_id``: the run that it stands for.
     """
 
     kind: str
@@ -35,6 +35,7 @@ class Span:
     span_id: str = ""
     parent_id: str = ""
     is_mark: bool = False
+    child_run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

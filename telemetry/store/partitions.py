@@ -108,16 +108,13 @@ def partition_of(name: str) -> Partition | None:
     return Partition(day, match["parent"])
 
 
-def ensure_days(days: Iterable[date]) -> int:
+def ensure_partitions(wanted: AbstractSet[Partition]) -> int:
     """Make the partitions that accepted rows need and that are missing; their number.
 
-    In a transaction of its own when there is none: an empty day harms nobody, and ingest does
+    In transactions of their own when there is none: an empty day harms nobody, and ingest does
     not hold the lock while it loads.
     """
-    if connection.vendor != "postgresql":
-        return 0
-    wanted = {Partition(day, parent) for day in days for parent in PARENTS}
-    if wanted <= existing_partitions():
+    if connection.vendor != "postgresql" or wanted <= existing_partitions():
         return 0
     return create_partitions(wanted)
 

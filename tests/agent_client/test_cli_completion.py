@@ -53,7 +53,7 @@ def script(
         ("hermes-telemetry push --dry", {"--dry-run"}),
         (
             "hermes-telemetry prune --",
-            {"--help", "--home", "--json", "--days", "--dry-run", "--yes", "--force"},
+            {"--help", "--home", "--json", "--days", "--dry-run", "--force", "--yes"},
         ),
         # An option's value is no verb, wherever it stands.
         ("hermes-telemetry --home status pol", {"policy"}),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,13 +43,15 @@ def status(capsys: pytest.CaptureFixture[str]) -> str:
     return str(out)
 
 
-def state_of(headers: tuple[Header, ...] = (), problem: str = "", **more: object) -> OtlpState:
-    state = OtlpState(is_enabled=True, endpoint="", headers=headers, problem=problem)
-    return replace(state, **more)  # type: ignore[arg-type]  # its own fields
+def otlp_state(*headers: Header, **facts: Any) -> OtlpState:  # noqa: ANN401  # OtlpState's own
+    return OtlpState(is_enabled=True, endpoint="", headers=headers, **facts)
 
 
 def otlp(monkeypatch: pytest.MonkeyPatch, home: Path, state: OtlpState) -> None:
-    monkeypatch.setattr("agent_client.otlp.state.otlp_state", lambda _home, _config: state)
+    import importlib
+
+    module = importlib.import_module("agent_client.otlp.state")
+    monkeypatch.setattr(module, "otlp_state", lambda _home, _config: state)
     endpoint = "https://collector.example/v1/traces?key=k"
     (home / "config.yaml").write_text(
         f"telemetry: {{export: {{otlp: {{enabled: true, endpoint: '{endpoint}'}}}}}}\n"
@@ -75,9 +77,7 @@ def test_a_full_home_fits_in_forty_lines_of_eighty_columns(
     console.publish({f"model.key_{number}": number for number in range(8)})
     cli.main(["push"])
     cli.main(["policy", "sync"])
-    otlp(
-        monkeypatch, home, state_of((Header("authorization", "OTLP_TOKEN", "is not set"),), left=4)
-    )
+    otlp(monkeypatch, home, otlp_state(Header("authorization", "OTLP_TOKEN", "NOT set"), left=4))
     lines = status(capsys).splitlines()
     assert len(lines) <= 40
     assert [line for line in lines if len(line) > 80 and str(home) not in line] == []
@@ -94,8 +94,9 @@ def test_values_stand_in_one_column(home: Path, capsys: pytest.CaptureFixture[st
 def test_the_collector_is_shown_with_its_headers_and_progress(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = state_of(
-        (Header("authorization", "OTLP_TOKEN", "is not set"), Header("x-team", "TEAM")),
+    state = otlp_state(
+        Header("authorization", "OTLP_TOKEN", "NOT set"),
+        Header("x-team", "TEAM"),
         problem="",
         left=12,
         success_ns=time.time_ns() - 300 * 10**9,
@@ -110,7 +111,7 @@ def test_the_collector_is_shown_with_its_headers_and_progress(
     assert "x-team from $TEAM: set" in shown
     assert "last sent 5 min ago; 12 rows pending" in shown
     assert "the last try ended later: network" in shown
-    otlp(monkeypatch, home, state_of(problem="install the extra [otlp]"))
+    otlp(monkeypatch, home, otlp_state(problem="install the extra [otlp]"))
     assert "install the extra [otlp]" in status(capsys)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,10 +73,16 @@ def test_a_missing_package_is_named_with_what_fails_without_it(
     assert {c.finding: c.level for c in found(home, "packages")}[checks["PyYAML"].finding] == "fail"
 
 
-def test_an_extra_is_only_mentioned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_is_missed_only_where_it_is_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without(monkeypatch, "zstandard")
+    monkeypatch.setattr("agent_client.otlp.state.is_installed", lambda: False)
     assert one(home, "packages").finding == "all there; [zstd] is not there, pushes use gzip"
-    assert one(home, "packages").level == "ok"
+    (home / "config.yaml").write_text(
+        "telemetry: {export: {otlp: {enabled: true, endpoint: 'http://127.0.0.1:9'}}}\n"
+    )
+    assert any("[otlp]" in check.finding and check.level == "fail" for check in found(home, "otlp"))
 
 
 def test_an_old_python_is_too_old(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +186,13 @@ def test_timers_are_told_whether_enabled_or_only_there(home: Path, tmp_path: Pat
 # -------------------------------------------------------------------------- collector, policy
 
 
-def state_of(*headers: Header, problem: str = "") -> OtlpState:
-    return OtlpState(is_enabled=True, endpoint="", headers=headers, problem=problem)
+def otlp_state(*headers: Header, **facts: Any) -> OtlpState:  # noqa: ANN401  # OtlpState's own
+    return OtlpState(is_enabled=True, endpoint="", headers=headers, **facts)
 
 
 def collector(home: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, state: OtlpState) -> None:
-    monkeypatch.setattr("agent_client.otlp.state.otlp_state", lambda _home, _config: state)
+    module = importlib.import_module("agent_client.otlp.state")
+    monkeypatch.setattr(module, "otlp_state", lambda _home, _config: state)
     (home / "config.yaml").write_text(
         f"telemetry: {{export: {{otlp: {{enabled: true, endpoint: '{endpoint}'}}}}}}\n"
     )
@@ -193,21 +201,21 @@ def collector(home: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, state:
 def test_a_collector_needs_an_address_and_its_headers(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = Header("authorization", "OTLP_TOKEN", "is not set")
-    collector(home, monkeypatch, "http://localhost:4318", state_of(header))
+    header = Header("authorization", "OTLP_TOKEN", "NOT set")
+    collector(home, monkeypatch, "http://localhost:4318", otlp_state(header))
     checks = {check.level: check for check in doctor.examine(home) if check.name == "otlp"}
     assert checks["fail"].finding == "$OTLP_TOKEN (for authorization): not set"
-    collector(home, monkeypatch, "http://localhost:4318", state_of())
+    collector(home, monkeypatch, "http://localhost:4318", otlp_state())
     (check,) = [check for check in doctor.examine(home) if check.name == "otlp"]
     assert (check.level, check.finding) == ("ok", "http://localhost")
-    collector(home, monkeypatch, "", state_of(problem="no endpoint"))
+    collector(home, monkeypatch, "", otlp_state(problem="no endpoint"))
     assert (one(home, "otlp").level, one(home, "otlp").finding) == ("fail", "no endpoint")
 
 
 def test_a_collector_whose_name_has_no_address_is_found(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collector(home, monkeypatch, "http://collector.invalid", state_of())
+    collector(home, monkeypatch, "http://collector.invalid", otlp_state())
 
     def getaddrinfo(*_args: object, **_kw: object) -> None:
         raise OSError(-2, "Name or service not known")

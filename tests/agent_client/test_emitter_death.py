@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from tests.agent_client.builders import (
     start,
 )
 
-SEED = 20261122
 EMIT_AND_TELL = """
 emitter = Emitter(home)
 for number in range(100_000):
@@ -43,19 +41,6 @@ def kill_after(home: Path, accepted: int) -> int:
     process.wait(30)
     process.stdout.close()
     return accepted + rest.count(b"\n")
-
-
-@pytest.mark.parametrize("round_number", range(20))
-def test_what_was_accepted_before_a_sigkill_is_recovered_once(
-    tmp_path: Path, round_number: int
-) -> None:
-    told = kill_after(tmp_path, random.Random(SEED + round_number).randint(1, 2500))
-    recover(tmp_path)
-    found = span_ids(tmp_path)
-    # The kill may fall between the last emit and the line that tells of it.
-    assert found in (call_ids(0, told), call_ids(0, told + 1))
-    assert len(log_records(tmp_path)) == len(found)
-    assert ledger(tmp_path) == (len(found), {})
 
 
 def test_os_exit_right_after_emit_loses_nothing(tmp_path: Path) -> None:

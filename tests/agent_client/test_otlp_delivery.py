@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -12,11 +14,12 @@ from agent_client import config
 from agent_client.http import NetworkError
 from agent_client.otlp.delivery import json_partial_success
 from agent_client.otlp.drain import drain
-from agent_client.otlp.encode import PartialSuccess, read_partial_success
+from agent_client.otlp.encode import PartialSuccess, is_installed, read_partial_success
+from agent_client.otlp.state import otlp_state
 from agent_client.otlp.target import Closed, Target, parse_endpoint, read_headers, target_of
 from agent_client.otlp.transport import MAX_ANSWER_BYTES, Collector
 from agent_client.push_send import MAX_ATTEMPTS
-from tests.agent_client.builders import START_NS, model_call, store_events
+from tests.agent_client.builders import START_NS, error_event, model_call
 from tests.agent_client.otlp_homes import configure, instant
 from tests.agent_client.otlp_receiver import LOGS, METRICS, TRACES, Fault, OtlpReceiver
 from tests.agent_client.test_otlp_drain import recorded
@@ -262,12 +265,29 @@ def test_a_signal_that_the_collector_does_not_take_holds_nothing_up(
 def test_a_signal_that_is_not_taken_is_offered_once_a_drain(tmp_path: Path) -> None:
     with OtlpReceiver() as receiver:
         receiver.paths = {TRACES, METRICS}
-        store_events(tmp_path, *(model_call(number) for number in range(600)))
-        recorded(tmp_path, receiver.url)
-        store_events(tmp_path, *(model_call(number) for number in range(600, 1200)))
-        recorded(tmp_path, receiver.url)
-        drain(tmp_path, timing=instant())
+        recorded(tmp_path, receiver.url, *(error_event(number) for number in range(600)))
+        assert drain(tmp_path, timing=instant()).rejected == {"logs": 600}
         assert len(receiver.sent(LOGS)) == 1
+
+
+def test_metrics_that_are_too_large_are_counted_and_not_offered_again(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        pending(tmp_path, receiver.url)
+        receiver.faults = [Fault(METRICS, "status", 413)]
+        assert drain(tmp_path, timing=instant()).rejected == {"metrics": 2}
+        assert drain(tmp_path, timing=instant()).status == "nothing"
+
+
+def test_missing_packages_are_noticed_without_loading_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, "https://collector.example")
+    assert otlp_state(tmp_path, config.load(tmp_path)).problem == ""
+    monkeypatch.delitem(sys.modules, "opentelemetry.proto", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    assert not is_installed()
+    problem = otlp_state(tmp_path, config.load(tmp_path)).problem
+    assert "pip install 'hermes-fleet-agent[otlp]'" in problem
 
 
 # ---------------------------------------------------------------------------- slow and hostile
@@ -309,7 +329,6 @@ def test_garbage_for_an_answer_is_a_network_fault(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(5)
         collector = collector_of(f"http://127.0.0.1:{server.getsockname()[1]}", 5)
-        import threading
 
         def serve() -> None:
             peer, _ = server.accept()

@@ -166,6 +166,7 @@ def test_series_survive_their_bookkeeping(tmp_path: Path) -> None:
         "[]",
         "7",
         '{"start_ns": 1, "series": [["no.such.metric", {}, 1, 1, [], 0, 0]]}',
+        '{"start_ns": 1, "series": [["hermes.tool.duration", {}, 1, 1, [1, 2], 0, 0]]}',
     ],
 )
 def test_damaged_bookkeeping_starts_anew(text: str | None) -> None:

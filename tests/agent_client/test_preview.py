@@ -106,7 +106,7 @@ def test_the_number_of_queries_does_not_depend_on_the_number_of_runs(
         asked: list[str] = []
         store.connection.set_trace_callback(asked.append)
         events = preview.preview(store.connection)
-    assert (len(events), len(asked)) == (run_count, 4)
+    assert (len(events), len(asked)) == (run_count, 6)  # BEGIN and COMMIT among them
     assert all(event["tools_used"] == ["terminal"] for event in events)
 
 

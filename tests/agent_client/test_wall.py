@@ -199,7 +199,7 @@ HOLES: dict[str, tuple[Gates, dict[str, object]]] = {
     ),
     "secrets at the collector": (
         replace(SHUT, console=False),
-        {"agent_client.otlp.facts.redact_record": unscrubbed},
+        {"agent_client.otlp.scrub.redact_record": unscrubbed},
     ),
     "secrets in insights": (
         SHUT,

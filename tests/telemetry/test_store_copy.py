@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from telemetry.models import EVENT_MODELS, ModelCall, Run, ToolCall
 from telemetry.models.events import MODEL_OF
 from telemetry.store.copy import CopyCounts, Stamp, copy_rows
-from telemetry.store.partitions import ensure_days
+from telemetry.store.partitions import PARENTS, Partition, ensure_partitions
 from tests.telemetry import builders as make
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
@@ -21,7 +21,7 @@ NOW_NS = make.recent_ns()
 def _today() -> None:
     from fleet.lib.clock import ns_to_datetime
 
-    ensure_days({ns_to_datetime(NOW_NS).date()})
+    ensure_partitions({Partition(ns_to_datetime(NOW_NS).date(), parent) for parent in PARENTS})
 
 
 def store(*records: dict[str, object], stamp: Stamp | None = None) -> CopyCounts:

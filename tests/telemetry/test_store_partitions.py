@@ -20,7 +20,7 @@ from telemetry.store.partitions import (
     Partition,
     create_partitions,
     drop_partitions,
-    ensure_days,
+    ensure_partitions,
     existing_partitions,
     missing_days,
     partition_of,
@@ -80,12 +80,22 @@ def test_foreign_tables_are_no_partitions(name: str) -> None:
 @pytest.mark.postgres
 @pytest.mark.django_db
 def test_days_are_made_once_and_dropped_with_their_rows() -> None:
-    assert ensure_days({DAY}) == len(PARENTS)
-    assert ensure_days({DAY}) == 0
     made = {Partition(DAY, parent) for parent in PARENTS}
+    assert ensure_partitions(made) == len(PARENTS)
+    assert ensure_partitions(made) == 0
     assert made <= existing_partitions()
     assert drop_partitions(made) == len(PARENTS)
     assert not made & existing_partitions()
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_ingest_makes_only_the_days_of_the_tables_that_a_batch_has_rows_of() -> None:
+    old_ns = make.recent_ns(60 * 86_400)
+    make.push(make.run(start_ns=old_ns), make.span(2, start_ns=old_ns))
+    day = ns_to_datetime(old_ns).date()
+    made = {part.parent for part in existing_partitions() if part.day == day}
+    assert made == {"telemetry_run", "telemetry_span"}
 
 
 @pytest.mark.postgres

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.models import Run
-from telemetry.pages.run_spans import attributes_text, spans_of
+from telemetry.pages.run_spans import attributes_of, spans_of
 from telemetry.pages.waterfall import MAX_INDENT, MAX_SPANS, Span, in_tree, waterfall_of
 from tests.telemetry import builders as make
 
@@ -76,18 +78,40 @@ def test_a_run_with_too_many_rows_shows_the_first_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "held"),
     [
-        (None, ""),
-        ("{", ""),
-        ("[1]", ""),
-        ("[" * 20_000, ""),
-        ('{"api_calls":3,"is_last":true,"child":{"x":1}}', "api calls 3"),
-        ('{"a":1,"b":2,"c":3,"d":4}', "a 1 · b 2 · c 3"),
+        (None, {}),
+        ("{", {}),
+        ("[1]", {}),
+        ("[" * 20_000, {}),
+        ('{"api_calls":3,"is_last":true,"child":{"x":1}}', {"api_calls": "3"}),
+        ('{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6}', dict(zip("abcde", "12345", strict=True))),
     ],
 )
-def test_attributes_are_plain_values_or_nothing(text: str | None, shown: str) -> None:
-    assert attributes_text(text) == shown
+def test_attributes_are_a_few_plain_values_or_nothing(
+    text: str | None, held: dict[str, str]
+) -> None:
+    assert attributes_of(text) == held
+
+
+@pytest.mark.both_engines
+@pytest.mark.django_db
+def test_a_subagent_leads_to_its_run_and_a_turn_tells_its_counts() -> None:
+    at_ns = make.recent_ns()
+    child = '{"child_run_id":"<run>&2","outcome":"completed","duration_ms":3}'
+    make.push(
+        make.run(start_ns=at_ns),
+        make.span(2, start_ns=at_ns, attrs_json='{"end_reason":"completed","api_calls":2}'),
+        make.span(3, start_ns=at_ns, kind="subagent", name="subagent", attrs_json=child),
+    )
+    turn, subagent = spans_of(Run.objects.get())
+    assert (turn.name, turn.detail) == ("", "end reason completed · api calls 2")
+    assert (subagent.name, subagent.detail) == ("<run>&2", "outcome completed")
+    User.objects.create_superuser("root")
+    client = Client()
+    client.force_login(User.objects.get())
+    shown = client.get(f"/runs/{make.INSTALL}/?run=run-1").content.decode()
+    assert f'href="/runs/{make.INSTALL}/?run=%3Crun%3E%262"' in shown
 
 
 @pytest.mark.both_engines
