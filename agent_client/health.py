@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent_client.eventlog import log_files
 from agent_client.files import telemetry_dir
 from agent_client.store import DATABASE, Store, get_state
 
@@ -88,6 +87,7 @@ def mark_reported(store: Store, sent: Mapping[str, int]) -> None:
 
 def snapshot(home: Path) -> Snapshot:
     """Sizes and spools, read without opening the database."""
+    from agent_client.eventlog import log_files
     from agent_client.spool import known_processes, living_processes  # not for the ledger alone
 
     folder = telemetry_dir(home)

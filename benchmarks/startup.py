@@ -39,6 +39,17 @@ HOST = (
 """The standard library as any command-line agent with an HTTP client has it loaded."""
 
 
+SESSION = """
+class Context:
+    hooks = {}
+    def register_hook(self, name, callback): self.hooks[name] = callback
+    def register_cli_command(self, *rest): pass
+context = Context()
+plugin.register(context)
+context.hooks["on_session_start"](session_id="s", platform="cli")
+""".strip()
+
+
 @dataclass(frozen=True)
 class Way:
     """One command to start; ``above`` names the row that it is compared with."""
@@ -114,6 +125,8 @@ def ways(folder: Path, *, with_typer: bool) -> list[Way]:
         way("a host's modules + the plugin", f"{HOST}; import agent_client.plugin",
             "a host's modules"),
     ]  # fmt: skip
+    first = f"{HOST}; import agent_client.plugin as plugin\n{SESSION}"
+    found.append(way("… + a session's first hook", first, "a host's modules", folder / "hook"))
     if with_typer:
         reference = typer_python(folder / "typer")
         argv = (reference, str(folder / "typer/reference.py"), "status")

@@ -22,6 +22,7 @@ from agent_client.cli.output import (
     EXIT_USAGE,
     fail,
     talk,
+    tolerate,
 )
 from agent_client.cli.parser import DEST, POLICY_DEST, add_verbs, new_parser
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if verb == "policy":
         verb = f"policy {getattr(args, POLICY_DEST, None) or 'show'}"
     module_name, _, function_name = _HANDLERS[verb].partition(":")
+    tolerate(sys.stdout)
     try:
         handler: Callable[[argparse.Namespace], int] = getattr(
             import_module(f"agent_client.cli.{module_name}"), function_name
@@ -116,12 +118,14 @@ def _code_of(error: Exception) -> int:
 
 
 def _place_of(error: Exception) -> str:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
+    """File and line of the innermost frame that is ours."""
+    frame, place = error.__traceback__, "an unknown place"
+    while frame is not None:
+        path = Path(frame.tb_frame.f_code.co_filename)
+        if Path(__file__).parents[1] in path.parents:
+            place = f"{path.name}:{frame.tb_lineno}"
         frame = frame.tb_next
-    if frame is None:
-        return "an unknown place"
-    return f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
+    return place
 
 
 def _silence_stdout() -> None:

@@ -17,6 +17,7 @@ from agent_client.cli.output import (
     EXIT_REFUSED,
     EXIT_USAGE,
     fail,
+    is_terminal,
     number,
     rows,
     say,
@@ -60,7 +61,8 @@ def run_enroll(args: argparse.Namespace) -> int:
         on_wait=_waiter(),
     )
     try:
-        token = read_token(args.token, args.token_file, os.environ)
+        is_typed = args.token == "-" and is_terminal(sys.stdin)  # noqa: S105  # a dash is no secret
+        token = _typed_token() if is_typed else read_token(args.token, args.token_file, os.environ)
         enrolled = enroll(home_of(args), args.url, token, options=options)
     except EnrollError as error:
         if is_json(args):
@@ -83,6 +85,13 @@ def run_enroll(args: argparse.Namespace) -> int:
     say(f"Enrolled with {enrolled.console_url}{group} as {enrolled.install_id}")
     say("Next: hermes-telemetry push --dry-run   (then push, and policy sync)")
     return EXIT_OK
+
+
+def _typed_token() -> str:
+    """The enrollment string from the keyboard; it is not shown."""
+    from getpass import getpass
+
+    return getpass("Enrollment string (not shown while you paste it): ", sys.stderr).strip()
 
 
 def _waiter() -> Callable[[Waiting], None]:

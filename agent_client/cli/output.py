@@ -46,8 +46,15 @@ def say_json(value: Mapping[str, object], *, to_stderr: bool = False) -> None:
     import json
 
     shown = {"schema": JSON_SCHEMA, **value}
-    text = json.dumps(shown, indent=2, ensure_ascii=False, default=str)
+    text = json.dumps(shown, indent=2, ensure_ascii=True, default=str)
     (talk if to_stderr else say)(text)
+
+
+def tolerate(stream: TextIO) -> None:
+    """Let a stream of another encoding show what it cannot hold as an escape."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def talk(text: str) -> None:

@@ -42,17 +42,15 @@ def check_python(subject: Subject) -> Iterator[Check]:
         yield Check("python", "ok", version)
     has_pii = subject.settings.get("telemetry.content_redaction") == "pii"
     has_config = (subject.home / "config.yaml").exists()
-    has_otlp = subject.is_on("telemetry.export.otlp.enabled")
     needed: tuple[tuple[str, str, bool, str], ...] = (
         ("re2", "google-re2", True, "no secret can be removed, so nothing is exported or pushed"),
         ("phonenumbers", "phonenumbers", has_pii, "phone numbers cannot be recognized"),
         ("yaml", "PyYAML", has_config, "config.yaml cannot be read"),
         ("cryptography", "cryptography", subject.credential is not None, "no policy is verified"),
-        ("opentelemetry", "hermes-fleet-agent[otlp]", has_otlp, "spans cannot be sent"),
     )
     missing = False
     for module, package, is_needed, consequence in needed:
-        if _is_importable(module) or (module == "opentelemetry" and not has_otlp):
+        if _is_importable(module):
             continue
         missing = True
         level: Level = "fail" if is_needed else "warn"

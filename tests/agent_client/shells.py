@@ -50,6 +50,27 @@ def _bash(script: Path, line: str) -> set[str]:
     return set(done.stdout.split("\n")) - {""}
 
 
+def bash_inserts(script: Path, line: str) -> str:
+    """The line as readline leaves it after Tab, in an interactive bash."""
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover  # becomes the shell
+        os.environ.update(TERM="dumb", PS1="")
+        os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
+    try:
+        os.write(terminal, f"source {script}; echo REA''DY\n".encode())
+        _read_until(terminal, b"READY")
+        # Tab completes; Ctrl-A goes to the front, so that the line is printed instead of run.
+        os.write(terminal, line.encode() + b"\t\x01echo 'GO''T'[\x05]\n")
+        seen = _read_until(terminal, b"]\r\n")
+        while b"GOT[" not in seen:
+            seen += _read_until(terminal, b"]\r\n")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(terminal)
+    return seen.decode().partition("GOT[")[2].partition("]")[0]
+
+
 def _fish(script: Path, line: str) -> set[str]:
     program = "source $argv[1]; complete --do-complete=$argv[2]"
     command = ["fish", "--no-config", "-c", program, str(script), line]

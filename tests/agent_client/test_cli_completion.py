@@ -12,7 +12,7 @@ from agent_client import cli
 from agent_client.cli.completion import Node, nodes
 from agent_client.cli.parser import SHELLS, new_parser
 from agent_client.contract.policy_keys import KEYS
-from tests.agent_client.shells import offers, zsh_autoloaded
+from tests.agent_client.shells import bash_inserts, offers, zsh_autoloaded
 
 pytestmark = pytest.mark.shells
 VERBS = {
@@ -89,6 +89,21 @@ def test_bash_completes_a_value_behind_an_equals_sign(
     script.write_text(capsys.readouterr().out)
     assert offers("bash", script, "hermes-telemetry export --format=nd") == {"ndjson"}
     assert offers("bash", script, "hermes-telemetry --home=/tmp un") == {"unenroll"}
+
+
+def test_readline_inserts_what_bash_offers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["completion", "bash"])
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    (tmp_path / "a folder").mkdir()
+    for typed, inserted in (
+        ("hermes-telemetry unen", "hermes-telemetry unenroll "),
+        ("hermes-telemetry export --format=nd", "hermes-telemetry export --format=ndjson "),
+        (f"hermes-telemetry --home {tmp_path}/a", f"hermes-telemetry --home {tmp_path}/a folder/"),
+    ):
+        assert bash_inserts(script, typed).strip() == inserted.strip()
 
 
 def test_zsh_finds_the_script_where_the_help_says_to_put_it(

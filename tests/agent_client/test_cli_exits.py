@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import subprocess
 import sys
@@ -166,13 +168,10 @@ def test_every_promised_code_has_its_case() -> None:
 def test_a_drain_to_the_collector_ends_as_the_drain_says(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
-    import importlib
-
     report = DrainReport(
         "later", code, "network", "gone", "http://127.0.0.1:9", {"spans": 2}, {}, 3, ("OTLP_TOKEN",)
     )
-    module = importlib.import_module("agent_client.otlp.drain")
-    monkeypatch.setattr(module, "drain", lambda _home, **_kw: report)
+    monkeypatch.setattr("agent_client.otlp.drain.drain", lambda _home, **_kw: report)
     assert cli.main(["export", "--otlp"]) == code
     out, err = capsys.readouterr()
     assert "2 spans sent to http://127.0.0.1:9, 0 refused, 3 rows left" in out
@@ -274,13 +273,13 @@ def test_the_host_mounted_verbs_mend_mistypings_as_well(
 def test_a_fault_of_ours_names_its_place_and_no_value(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(args: argparse.Namespace) -> int:
+    def fail(home: Path) -> None:
         raise ValueError("Invalid header value b'Bearer hunter2'")
 
-    monkeypatch.setattr("agent_client.cli.status.run_status", fail)
+    monkeypatch.setattr("agent_client.cli.status.gather", fail)
     assert cli.main(["status"]) == 1
     err = capsys.readouterr().err
-    assert "ValueError at test_cli_exits.py:" in err
+    assert "ValueError at status.py:" in err
     assert "hunter2" not in err
     monkeypatch.setenv(cli.TRACEBACK_VARIABLE, "1")
     with pytest.raises(ValueError, match="hunter2"):
@@ -317,3 +316,23 @@ def test_a_reader_that_goes_away_is_no_traceback(scene: Scene) -> None:
     )
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", [["status"], ["doctor", "--offline"], ["policy", "show"]])
+def test_a_terminal_of_another_encoding_is_no_fault(scene: Scene, verb: list[str]) -> None:
+    """Nor is a home whose name is no text at all."""
+    home = Path(os.fsdecode(os.fsencode(scene.home) + b"/\xff\xe9"))
+    home.mkdir()
+    for more in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "agent_client", "--home", home, *verb, *more],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert b"fault" not in done.stderr
+        assert done.stdout.isascii()
+        if more:
+            assert json.loads(done.stdout)["schema"] == 1

@@ -46,9 +46,12 @@ def covering(path: str, fields: set[str]) -> str:
     """The documented field that a path is of, or "" when none is."""
     if path in fields:
         return path
-    parts = re.split(r"(?<=\])\.|\.", path)
-    joined = [".".join(parts[:count]) + ".*" for count in range(len(parts), 0, -1)]
-    return next((field for field in joined if field in fields), "")
+    for field in sorted(fields, key=len, reverse=True):  # `a.*.b` before `a.*`
+        pattern = re.escape(field).replace(r"\.\*", r"\.[^.]+")
+        tail = r"(\..*)?" if field.endswith(".*") else ""
+        if "*" in field and re.fullmatch(pattern + tail, path):
+            return field
+    return ""
 
 
 class Answers:

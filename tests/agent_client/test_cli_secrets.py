@@ -22,6 +22,7 @@ from agent_client.contract.wire import PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEM
 from agent_client.credential import credential_path
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import CREDENTIAL, ENROLL_TOKEN, Fault, LoopbackConsole
+from tests.agent_client.terminals import Terminal
 
 _letters = random.Random(7)
 
@@ -209,6 +210,26 @@ def test_the_token_comes_from_a_file_named_in_the_environment(
     (tmp_path / "token").write_text(console.enrollment + "\n")
     monkeypatch.setenv("HERMES_TELEMETRY_TOKEN_FILE", str(tmp_path / "token"))
     assert cli.main(["enroll", console.url]) == 0
+    assert shown_in("".join(capfd.readouterr())) == []
+
+
+def test_a_token_typed_at_a_terminal_is_not_echoed(
+    home: Path,
+    console: LoopbackConsole,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[str] = []
+
+    def getpass(prompt: str, stream: object) -> str:
+        asked.append(prompt)
+        return f" {console.enrollment}\n"
+
+    monkeypatch.setattr("getpass.getpass", getpass)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["enroll", console.url, "-"]) == 0
+    assert len(asked) == 1
     assert shown_in("".join(capfd.readouterr())) == []
 
 

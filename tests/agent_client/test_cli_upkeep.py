@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from agent_client import cli
 from agent_client.cli.ticker import Ticker
 from agent_client.pruner import Hold, PruneReport
+from agent_client.store import Store
+from tests.agent_client.builders import run_event, store_events
 from tests.agent_client.homes import record
 from tests.agent_client.terminals import Terminal
 
@@ -123,6 +126,30 @@ def test_prune_says_what_holds_it(
     capsys.readouterr()
     assert cli.main(["prune", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["hold"] == hold
+
+
+def test_what_is_too_old_is_gone_after_a_prune(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day_ns = 86_400 * 10**9
+    for number, days in enumerate((400, 2)):
+        start_ns = time.time_ns() - days * day_ns
+        store_events(home, run_event(run_id=f"r{number}", start_ns=start_ns, end_ns=start_ns + 1))
+
+    def runs() -> int:
+        with Store(home) as store:
+            return store.counts()["tel_runs"]
+
+    assert cli.main(["prune", "--dry-run"]) == 0
+    assert "1 row would go: 1 runs" in capsys.readouterr().out
+    assert runs() == 2
+    assert cli.main(["prune"]) == 0
+    assert "1 row removed: 1 runs" in capsys.readouterr().out
+    assert runs() == 1
+    assert cli.main(["prune"]) == 0
+    assert "Nothing older than 90 days" in capsys.readouterr().out
+    assert cli.main(["prune", "--days", "1", "--yes"]) == 0
+    assert runs() == 0
 
 
 # ----------------------------------------------------------------------------------- preview
