@@ -24,6 +24,7 @@ def drain_otlp(args: argparse.Namespace) -> int:
                 "sent": report.sent,
                 "rejected": report.rejected,
                 "left": report.left,
+                "held": report.held,
                 "endpoint": report.endpoint,
                 "reason": report.reason,
                 "detail": report.detail,
@@ -36,6 +37,8 @@ def drain_otlp(args: argparse.Namespace) -> int:
         f"{_counts(report.sent)} sent{where}, {sum(report.rejected.values()):,} refused, "
         f"{number(report.left, 'row')} left"
     )
+    if report.held:
+        say(f"{number(report.held, 'run waits', 'runs wait')} for its end: it may yet go on")
     if report.exit_code:
         because = [
             part for part in (report.reason, report.detail) if part and part != report.status

@@ -169,12 +169,21 @@ def test_a_drain_to_the_collector_ends_as_the_drain_says(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int
 ) -> None:
     report = DrainReport(
-        "later", code, "network", "gone", "http://127.0.0.1:9", {"spans": 2}, {}, 3, ("OTLP_TOKEN",)
+        "later",
+        code,
+        "network",
+        "gone",
+        "http://127.0.0.1:9",
+        sent={"spans": 2},
+        left=3,
+        held=1,
+        missing=("OTLP_TOKEN",),
     )
     monkeypatch.setattr("agent_client.otlp.drain.drain", lambda _home, **_kw: report)
     assert cli.main(["export", "--otlp"]) == code
     out, err = capsys.readouterr()
     assert "2 spans sent to http://127.0.0.1:9, 0 refused, 3 rows left" in out
+    assert "1 run waits for its end" in out
     assert "$OTLP_TOKEN" in err
     assert ("later: network: gone" in err) == bool(code)
 
