@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from agent_client.classify import error_class_of, host_of
 from agent_client.contract.events import ErrorEvent, ModelCallEvent, ToolCallEvent
 from agent_client.ids import new_id
-from agent_client.payload import Payload, count_of, id_of, name_of
+from agent_client.payload import Payload, count_of, id_of, identifier_of, name_of
 from agent_client.prices import PriceTable
 
 TOKENS: Final = (
@@ -61,8 +61,8 @@ def model_call(
         parent_span_id=place.parent_span_id,
         start_ns=place.start_ns,
         end_ns=place.end_ns,
-        response_model=name_of(payload.get("response_model")),
-        finish_reason=name_of(payload.get("finish_reason")),
+        response_model=identifier_of(payload.get("response_model")),
+        finish_reason=identifier_of(payload.get("finish_reason")),
         api_request_id=id_of(payload.get("api_request_id")),
     )
 
@@ -98,7 +98,7 @@ def tool_call(
     return ToolCallEvent(
         span_id=new_id(),
         run_id=place.run_id,
-        tool_name=name_of(payload.get("tool_name")),
+        tool_name=identifier_of(payload.get("tool_name")),
         duration_ms=duration_ms,
         result_class=result_class,
         approval=approval,
@@ -107,5 +107,5 @@ def tool_call(
         start_ns=place.start_ns,
         end_ns=place.end_ns,
         tool_call_id=id_of(payload.get("tool_call_id")),
-        error_type=name_of(payload.get("error_type")),
+        error_type=identifier_of(payload.get("error_type")),
     )

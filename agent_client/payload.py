@@ -6,14 +6,17 @@ size before anything else, so that a hostile one costs nothing.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from agent_client.contract.tables import COUNT_MAX, ID_MAX_CHARS, NAME_MAX_CHARS
 
 Payload = Mapping[str, object]
 T = TypeVar("T")
+
+_IDENTIFIER: Final = re.compile(rf"[\w.:/@+-]{{1,{NAME_MAX_CHARS}}}")
 
 
 def id_of(value: object) -> str | None:
@@ -24,6 +27,15 @@ def id_of(value: object) -> str | None:
 def name_of(value: object) -> str | None:
     """A provider's, model's, tool's or class's name; None for no text."""
     return value[:NAME_MAX_CHARS] if isinstance(value, str) and value else None
+
+
+def identifier_of(value: object) -> str | None:
+    """A name without a blank; None for anything else.
+
+    For names that a model or its provider writes: where a tool's name belongs a model may put a
+    sentence, and what was said is not recorded.
+    """
+    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None
 
 
 def word_of(value: object, words: Mapping[str, str]) -> str | None:

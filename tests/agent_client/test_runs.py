@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent_client import approvals, runs, sessions
+from agent_client import approvals, runs, session_runs
 from agent_client.contract.events import Event
 from agent_client.runs import RunTracker
 from tests.agent_client.builders import SECOND_NS
@@ -177,8 +177,8 @@ def test_whatever_type_a_field_has_every_event_can_be_stored(value: object) -> N
 
 
 def test_a_long_lived_host_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", 5)
-    monkeypatch.setattr(sessions, "MAX_SUBAGENTS", 5)
+    monkeypatch.setattr(session_runs, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(session_runs, "MAX_SUBAGENTS", 5)
     for module in (approvals, runs):
         monkeypatch.setattr(module, "MAX_PENDING", 5)
     host = Host()

@@ -49,7 +49,8 @@ def crossing(chosen: Gates, actions: tuple[str, ...] = ACTIONS) -> Crossing:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(600)  # some twenty whole homes, each through every verb
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chosen=gates, actions=sessions)
 def test_nothing_crosses_a_shut_gate_by_any_way(chosen: Gates, actions: tuple[str, ...]) -> None:
     assert crossing(chosen, actions).breaches() == []
@@ -165,6 +166,10 @@ HOLES: dict[str, tuple[Gates, dict[str, object]]] = {
         {"agent_client.hostdb.SESSION_COLUMNS": {**SESSION_COLUMNS, "cwd": "text"}},
     ),
     # What the recorder takes of a hook's free text.
+    "names that models write": (
+        SHUT,
+        {"agent_client.calls.identifier_of": lambda value: str(value)[:200]},
+    ),
     "skill names": (
         SHUT,
         {"agent_client.happenings.skill_name_of": str},

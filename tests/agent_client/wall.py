@@ -239,10 +239,13 @@ def _act(host: hooks.Host, action: str) -> None:
         case "answer":
             host.answer(
                 model=f"model {KEY}",
+                finish_reason=said,
+                response_model=said,
                 base_url=f"https://{CONTENT.token}:pw@llm.example/{CONTENT.token}?q={CONTENT.token}",
             )
         case "tool":
-            host.tool(error_message=said, tool_name=f"run {KEY}")
+            host.tool(error_message=said, tool_name=KEY)
+            host.tool(tool_name=said, error_type=said)
         case "skill":
             host.tool(tool_name="skill_view", args={"name": said, "content": said})
             host.tool(tool_name="skill_manage", args={"action": said, "name": "pdf"})
