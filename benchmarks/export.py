@@ -140,7 +140,9 @@ def run_one(way: str, home: Path) -> None:
     """One export in this process; its figures as JSON on stdout."""
     from agent_client.contract.redact import redact_text
 
-    redact_text("the engine is loaded before anything is measured")
+    # What is compiled once a process is compiled before anything is measured.
+    redact_text("call_0123456789abcdef01234567")
+    redact_text("20261122_094211_c57e6c:task:0123abcd:api:1 anthropic/claude-sonnet-5")
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cpu_s, start_s = time.process_time(), time.perf_counter()
     rows = WAYS[way](home)
