@@ -285,7 +285,6 @@ class Emitter:
     @never_raise("upkeep")
     def _keep_up(self) -> None:
         """Retention, a step at a time: a prune takes longer than the rings hold what comes in."""
-        self._has_upkeep = False
         if self._upkeep is None:
             self._upkeep = upkeep(self._journal)
         with self._io:
@@ -427,12 +426,16 @@ class Emitter:
 
     def reset_in_child(self) -> None:
         """A forked child shares its parent's pages and handles; it lets go of both."""
+        has_waited = threading.get_ident() in self._forking
         self._guard = threading.RLock()
         if self._spool is not None:
             self._spool.abandon()
         self._journal.forget()
         self._subscribers = {callback: Subscriber(callback) for callback in self._subscribers}
         self._begin()
+        if not has_waited:
+            # The parent's writer may have been in an import: its lock would hang ours. No pruning.
+            self._upkeep = iter(())
 
 
 def _after_fork(emitter: Emitter) -> None:

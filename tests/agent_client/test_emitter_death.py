@@ -154,6 +154,34 @@ for round in range(12):
     finish(start(tmp_path, script))
 
 
+def test_a_child_forked_while_the_writer_imports_stores_and_does_not_prune(tmp_path: Path) -> None:
+    script = """
+import threading
+from agent_client import upkeep
+importing, go_on = threading.Event(), threading.Event()
+def hangs(journal, now_ns):
+    importing.set()
+    go_on.wait(20)
+    yield True
+upkeep._prune_if_due = hangs
+e = Emitter(home)
+e.emit(model_call(0))
+assert importing.wait(20)
+pid = os.fork()
+if pid == 0:
+    upkeep._prune_if_due = lambda *_: os._exit(7)
+    e.emit(model_call(1))
+    os._exit(0 if e.flush() else 1)
+status = os.waitpid(pid, 0)[1]
+go_on.set()
+assert status == 0, status
+e.close()
+"""
+    finish(start(tmp_path, script))
+    recover(tmp_path)
+    assert sorted(span_ids(tmp_path)) == call_ids(0, 2)
+
+
 def test_fork_loses_and_doubles_nothing_on_either_side(tmp_path: Path) -> None:
     script = """
 e = Emitter(home)
