@@ -157,7 +157,10 @@ def test_a_pin_reaches_the_agent_is_obeyed_and_acknowledged(loop: Loop) -> None:
     assert "managed by your administrator" in refused.out + refused.err
     refused = loop.agent.hermes("config", "set", "telemetry.allow_aggregate", "true")
     assert refused.code == 1
-    assert "closed" in loop.agent.telemetry("status").out
+    assert (
+        "telemetry.allow_aggregate = false   fleet, revision 1"
+        in loop.agent.telemetry("status").out
+    )
 
     with psycopg.connect(loop.database_url) as connection:
         state = connection.execute("SELECT sync_state FROM fleet_install").fetchall()

@@ -58,7 +58,7 @@ def exported(agent: Agent) -> dict[str, list[Row]]:
     inner = {
         row["span_id"] for name in ("tel_spans", "tel_tool_calls") for row in found.get(name, [])
     }
-    for name in found.keys() - {"tel_runs"}:
+    for name in found.keys() - {"tel_runs", "session"}:
         for row in found[name]:
             assert row["run_id"] in runs
             assert row["parent_span_id"] in {row["run_id"], *inner}
