@@ -76,9 +76,12 @@ def _prune_if_due(journal: Journal, now_ns: int) -> Iterator[bool]:
         done_ns = int(get_state(connection, DONE) or 0)
     if now_ns < clock.trusted_from_ns or 0 <= now_ns - done_ns < DAY_NS:
         return
+    yield True  # a fork waits for a step to end: what is slow here is not inside SQLite
     from agent_client.pruner import Pruner
 
-    for _ in Pruner(journal, now_ns - configured_days(journal.home) * DAY_NS).steps():
+    cutoff_ns = now_ns - configured_days(journal.home) * DAY_NS
+    yield True
+    for _ in Pruner(journal, cutoff_ns).steps():
         yield True
     with journal.locked() as connection:
         put_state(connection, {DONE: str(now_ns)})

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -30,8 +31,8 @@ from agent_client.spool import Chunk, Frame
 from agent_client.store import DATABASE, Store
 
 ROOT = Path(__file__).resolve().parents[2]
-START_NS = 1_795_340_710_000_000_000
-"""2026-11-22 in the morning."""
+START_NS = ((int(time.time()) // 86_400 - 1) * 86_400 + 35_110) * 1_000_000_000
+"""Yesterday morning: a day that retention leaves alone, and the same in every process."""
 SECOND_NS = 1_000_000_000
 # Values of any column: what a builder is told goes into the event unseen.
 Anything = Any
@@ -209,8 +210,6 @@ def finish(process: subprocess.Popen[bytes], returncode: int = 0) -> bytes:
 
 def wait_until(is_so: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Wait for something another thread or process does."""
-    import time
-
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, "did not happen in time"

@@ -230,8 +230,8 @@ def test_a_clock_that_jumps_by_years_and_back_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = Emitter(tmp_path)
-    years = (0, 1, 0, -1, 30, 0)
-    for number, year in enumerate(years):
+    recorder._upkeep = iter(())  # it would rightly take out what says that it is years old
+    for number, year in enumerate((0, 1, 0, -1, 30, 0)):
         now_ns = 1_795_340_710_000_000_000 + year * 365 * 86_400 * 10**9
         monkeypatch.setattr(eventlog, "time", SimpleNamespace(time=lambda now=now_ns: now / 1e9))
         for n in range(10 * number, 10 * number + 10):

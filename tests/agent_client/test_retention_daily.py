@@ -138,7 +138,8 @@ def test_upkeep_that_fails_is_tried_again_at_the_next_look(
     working = upkeep(Journal(tmp_path), lambda: NOW_NS + 25 * DAY_NS)
     with monkeypatch.context() as patch:
         patch.setattr(Pruner, "steps", full)
-        assert next(working) is False
+        while next(working):
+            pass
     assert len(span_ids(tmp_path)) == 40
     while next(working):
         pass

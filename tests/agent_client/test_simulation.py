@@ -181,6 +181,8 @@ def test_recording_the_same_history_again_doubles_nothing(tmp_path: Path) -> Non
 
 def test_live_events_go_through_the_emitter(tmp_path: Path) -> None:
     run = drive.ended_at(script.make_run(WORLD, CAST[0], ANCHOR_NS, random.Random(1)), ANCHOR_NS)
+    # The anchor stands still and the machine's clock does not: retention would take it out.
+    (tmp_path / "config.yaml").write_text("telemetry: {retention_days: 3650}\n")
     drive.emit_all(tmp_path, run.events)
     with Store(tmp_path) as store:
         assert sum(store.counts().values()) == len(run.events)
