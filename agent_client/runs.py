@@ -9,8 +9,10 @@ emitted once, at their end; what a dead process owes, ``closing`` makes up.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
@@ -50,6 +52,8 @@ class RunTracker:
         self._sessions = Sessions(emit, profile_id, agent_version)
         self._failed_attempts: OrderedDict[str, int] = OrderedDict()
         self._approvals = Approvals()
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _unlock(reference()))
 
     # -- hooks ------------------------------------------------------------------------------
 
@@ -209,3 +213,9 @@ class RunTracker:
             if run.end_ns is None:
                 self._sessions.close(run, "failed" if run.has_given_up else "interrupted", now_ns)
             self._sessions.finish(run)
+
+
+def _unlock(tracker: RunTracker | None) -> None:
+    """A child forked while another thread was in a hook would wait for that thread forever."""
+    if tracker is not None:
+        tracker._lock = threading.RLock()  # noqa: SLF001  # this module's own

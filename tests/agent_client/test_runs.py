@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -216,3 +218,26 @@ def test_sessions_on_many_threads_do_not_mix() -> None:
     assert sorted((run.session_id, run.model_call_count) for run in last.values()) == [  # type: ignore[union-attr]  # runs all
         (f"s{number}", 50) for number in range(6)
     ]
+
+
+def test_a_child_forked_while_another_thread_is_in_a_hook_can_record() -> None:
+    is_inside, may_leave = threading.Event(), threading.Event()
+
+    def slow(_: object) -> None:
+        is_inside.set()
+        may_leave.wait(10)
+
+    tracker = RunTracker(slow)
+    thread = threading.Thread(target=tracker.on_session_start, args=({"session_id": "a"},))
+    thread.start()
+    assert is_inside.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # a child that waits for the lock dies of it
+        may_leave.set()
+        tracker.on_session_start({"session_id": "b"})
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    may_leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
