@@ -164,7 +164,8 @@ def purge_outbox(home: Path, plane: str) -> int:
     Errors: OSError.
     """
     name = outbox_path(home, plane).name
-    found = [path for mark in ("", ".") for path in push_dir(home).glob(f"{mark}{name}*")]
+    patterns = (name, f"{name}.*", f".{name}.*")
+    found = [path for pattern in patterns for path in push_dir(home).glob(pattern)]
     for path in found:
         path.unlink(missing_ok=True)
     if found:

@@ -124,7 +124,9 @@ def test_what_is_no_word_of_ours_is_not_said(tmp_path: Path) -> None:
         tool_call(run_id="the quarterly numbers.xlsx", tool_name="rm -rf /home/olga"),
     )
     with Store(tmp_path) as store:  # a host's own tables hold whatever they hold
-        store.connection.execute("UPDATE tel_runs SET estimated_cost_usd = -1.0, turn_count = -5")
+        store.connection.execute(
+            "UPDATE tel_runs SET estimated_cost_usd = -1.0, turn_count = -5, error_count = NULL"
+        )
         store.connection.execute("UPDATE tel_model_calls SET input_tokens = 9e99")
     (event,) = shown(tmp_path)
     assert record_of(event).to_dict() == event
@@ -133,7 +135,7 @@ def test_what_is_no_word_of_ours_is_not_said(tmp_path: Path) -> None:
     assert event["models_used"][0]["provider"] == "unknown"
     assert event["tools_used"] == ["other"]
     assert (event["entrypoint"], event["end_reason"]) == ("cli", "abandoned")
-    assert (event["estimated_cost_usd"], event["turn_count"]) == (None, 0)
+    assert (event["estimated_cost_usd"], event["turn_count"], event["error_count"]) == (None, 0, 0)
     assert event["input_tokens"] == COUNT_MAX
 
 

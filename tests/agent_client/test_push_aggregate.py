@@ -145,6 +145,25 @@ def test_a_batch_ends_before_it_is_too_large(
     assert len(summed_up(console)) == 3
 
 
+def test_a_dry_run_before_the_first_push_shows_no_past_and_begins_nothing(
+    tmp_path: Path, console: LoopbackConsole
+) -> None:
+    enrolled(tmp_path, console)
+    run_of(tmp_path, 1)
+    push.push_once(tmp_path)
+    configure(tmp_path, CONSENT)
+    found = push.preview_push(tmp_path)
+    assert isinstance(found, list)
+    assert [preview.counts for preview in found] == [{"heartbeat": 1}]
+    with Store(tmp_path) as store:
+        assert store.state_keys("push.aggregate.since_ns") == []
+    assert aggregate_posts(console) == []
+
+
+def test_a_dry_run_with_nothing_to_send_says_so(home: Path) -> None:
+    assert push.preview_push(home) == push.PushResult("nothing", 0)
+
+
 # ----------------------------------------------------------------------------- gates
 
 
