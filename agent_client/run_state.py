@@ -74,6 +74,7 @@ class Run:
     awaits_model: bool = False
     is_new: bool = True
     is_final: bool = False
+    has_subagent_span: bool = False
     first_turn_ns: int | None = None
     open_turns: OrderedDict[str, Turn] = field(default_factory=OrderedDict)
     ended_turns: OrderedDict[str, Turn] = field(default_factory=OrderedDict)

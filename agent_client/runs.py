@@ -93,7 +93,7 @@ class RunTracker:
                 self._sessions.close(child, reason, now_ns)
             if subagent is not None:
                 duration_ms = number_of(payload.get("duration_ms"))
-                self._emit(subagent.span(child.run_id, now_ns, status, duration_ms))
+                self._sessions.tell_of(child, subagent, now_ns, status, duration_ms)
 
     def post_api_request(self, payload: Payload) -> None:
         """A model call that was answered: one row, with the failed attempts before it."""

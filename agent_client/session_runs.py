@@ -192,7 +192,20 @@ class Sessions:
         subagent = self.subagents.get(child.session_id)
         if subagent is not None and subagent.parent.is_final:
             del self.subagents[child.session_id]
-            self._emit(subagent.span(child.run_id, end_ns, child.end_reason, None))
+            self.tell_of(child, subagent, end_ns, child.end_reason)
+
+    def tell_of(
+        self,
+        child: Run,
+        subagent: Subagent,
+        end_ns: int,
+        outcome: object,
+        duration_ms: float | None = None,
+    ) -> None:
+        """Emit a subagent's span; a child that is sent again has had its one."""
+        if not child.has_subagent_span:
+            child.has_subagent_span = True
+            self._emit(subagent.span(child.run_id, end_ns, outcome, duration_ms))
 
     def close(self, run: Run, reason: str, at_ns: int) -> None:
         """End a run."""

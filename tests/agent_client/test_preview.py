@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,8 @@ def test_a_heartbeat_names_install_versions_and_system_and_keeps_nothing(tmp_pat
         __version__,
         platform.python_version(),
     )
-    assert found["record_id"] == f"2026-11-22:{__version__}:{found['agent_version']}"
+    day = time.strftime("%Y-%m-%d", time.gmtime(START_NS / 1e9))
+    assert found["record_id"] == f"{day}:{__version__}:{found['agent_version']}"
     assert (found["os_family"], found["entrypoint"]) == ("linux", "cli")
     assert config.as_uuid(found["install_id"])
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent_client.contract.events import Event, RunEvent, SpanEvent
@@ -40,6 +40,7 @@ def value_of(event: Event, name: str) -> str:
 
 
 @given(st.lists(STEPS, max_size=40))
+@example([(step, SESSIONS[0], 1, False) for step in ("answer", "send", "stop", "send", "stop")])
 def test_whatever_order_hooks_come_in_their_rows_hang_together(
     steps: list[tuple[str, str, int, bool]],
 ) -> None:

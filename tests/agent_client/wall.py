@@ -103,7 +103,8 @@ class Crossing:
         gates = self.gates
         shut = {
             "local": not (gates.local and gates.console),
-            "aggregate": not (gates.local and gates.console and gates.may_aggregate),
+            # Recording may be off and its owner still agree to be counted.
+            "aggregate": not (gates.console and gates.may_aggregate),
             "trajectories": True,
         }
         found += [f"pushed: {plane}" for plane in self.planes if shut.get(plane, True)]
