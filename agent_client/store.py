@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,6 +19,20 @@ BUSY_TIMEOUT_S: Final = 5.0
 """Six processes share one database: without it four in five writes were lost, with it none."""
 DATABASE: Final = "telemetry.db"
 LOG: Final = "events.jsonl"
+
+_SEQS: Final = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT seq FROM {table.name} WHERE seq > :after ORDER BY seq LIMIT :most)"
+    for table in EVENT_TABLES
+)
+_LAST_SEQ: Final = f"SELECT max(seq) FROM (SELECT seq FROM ({_SEQS}) ORDER BY seq LIMIT :most)"
+_ROWS: Final = tuple(
+    (
+        table,
+        f"SELECT seq, {names} FROM {table.name} WHERE seq > ? AND seq <= ?",
+    )
+    for table in EVENT_TABLES
+    for names in (", ".join(table.column_names()),)
+)
 
 
 class StoreError(Exception):
@@ -160,16 +175,16 @@ class Store:
 
     def rows_after(self, after_seq: int, max_rows: int) -> list[Row]:
         """The next rows of all tables in ``seq`` order, at most ``max_rows``."""
-        found: list[Row] = []
-        for table in EVENT_TABLES:
-            names = ", ".join(table.column_names())
-            cursor = self.connection.execute(
-                f"SELECT seq, {names} FROM {table.name} WHERE seq > ? ORDER BY seq LIMIT ?",
-                (after_seq, max_rows),
-            )
-            found.extend(Row(table, values[0], values[1:]) for values in cursor)
-        found.sort(key=lambda row: row.seq)
-        return found[:max_rows]
+        bounds = {"after": after_seq, "most": max_rows}
+        # Found in the indexes first, so that no row is read to be thrown away.
+        last_seq = self.connection.execute(_LAST_SEQ, bounds).fetchone()[0]
+        found = [
+            Row(table, values[0], values[1:])
+            for table, query in _ROWS
+            for values in self.connection.execute(query, (after_seq, last_seq))
+        ]
+        found.sort(key=attrgetter("seq"))
+        return found
 
     def rows_since(self, table: Table, since_ns: int | None) -> Iterator[Row]:
         """A table's rows from ``since_ns`` on, streamed in ``seq`` order."""

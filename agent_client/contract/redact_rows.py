@@ -18,7 +18,7 @@ REMEMBERED_CHARS = 160
 MAX_COLUMNS = 1_000
 # Beside the plain forms, what the host makes: `session:task:rand:api:N` after a date, and ids of
 # calls. No credential begins so, and no rule can start inside one: a word character goes before.
-_HOST_ID = re.compile(
+HOST_ID = re.compile(
     r"\d{8}_\d{6}_[0-9a-f]{4,12}(?::(?:[a-z]{1,12}|[0-9a-f]{1,12}|\d{1,12})){0,8}"
     r"|(?:call|toolu|msg|resp)_[0-9A-Za-z]{16,40}",
     re.ASCII,
@@ -71,7 +71,7 @@ class RowScrubber:
         return True
 
     def _judge(self, text: str) -> str:
-        if PLAIN_VALUE.fullmatch(text) or _HOST_ID.fullmatch(text):
+        if PLAIN_VALUE.fullmatch(text) or HOST_ID.fullmatch(text):
             return text
         scrubbed = self._scrub(text)
         if scrubbed == text != UNAVAILABLE and len(text) <= REMEMBERED_CHARS:

@@ -32,7 +32,7 @@ from agent_client.otlp.encode import (
     encode_metrics,
     encode_spans,
 )
-from agent_client.otlp.facts import closed_runs, look_up, next_rows
+from agent_client.otlp.facts import closed_runs, look_up
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.metrics import Meter
 from agent_client.otlp.progress import (
@@ -273,7 +273,7 @@ class _Run:
 
     def _next_batch(self) -> _Batch | None:
         """What the cursor has not passed; of runs that may yet go on only that they are held."""
-        rows = next_rows(self.store.connection, self.cursor, self.max_rows)
+        rows = self.store.rows_after(self.cursor, self.max_rows)
         if not rows:
             return None
         now_ns = self.timing.clock_ns()

@@ -9,28 +9,14 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Final
 
-from agent_client.contract.tables import ERRORS, EVENT_TABLES, RUNS
+from agent_client.contract.tables import ERRORS, RUNS
 from agent_client.otlp.scrub import Pair, Scrubber
 from agent_client.store import Row
 
 MAX_RUN_ERRORS: Final = 128
 """Events on one run's span; a run that failed more often says nothing new with the next one."""
-
-
-_BY_SEQ: Final = attrgetter("seq")
-_SEQS: Final = " UNION ALL ".join(
-    f"SELECT * FROM (SELECT seq FROM {table.name} WHERE seq > :after ORDER BY seq LIMIT :most)"
-    for table in EVENT_TABLES
-)
-_LAST_SEQ: Final = f"SELECT max(seq) FROM (SELECT seq FROM ({_SEQS}) ORDER BY seq LIMIT :most)"
-_ROWS: Final = tuple(
-    (table, f"SELECT seq, {names} FROM {table.name} WHERE seq > ? AND seq <= ?")
-    for table in EVENT_TABLES
-    for names in (", ".join(table.column_names()),)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +42,6 @@ class Facts:
     parents: Mapping[str, str] = field(default_factory=dict)
     providers: Mapping[str, object] = field(default_factory=dict)
     errors: Mapping[str, list[Pair]] = field(default_factory=dict)
-
-
-def next_rows(connection: sqlite3.Connection, after_seq: int, max_rows: int) -> list[Row]:
-    """The next rows of all tables in ``seq`` order, at most ``max_rows``. Errors: sqlite3.Error.
-
-    The last one's ``seq`` is found in the indexes first, so that no row is read to be thrown away.
-    """
-    bounds = {"after": after_seq, "most": max_rows}
-    last_seq = connection.execute(_LAST_SEQ, bounds).fetchone()[0]
-    found = [
-        Row(table, values[0], values[1:])
-        for table, query in _ROWS
-        for values in connection.execute(query, (after_seq, last_seq))
-    ]
-    found.sort(key=_BY_SEQ)
-    return found
 
 
 def closed_runs(connection: sqlite3.Connection, run_ids: Iterable[object]) -> list[Row]:

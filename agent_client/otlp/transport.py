@@ -7,18 +7,15 @@ deadline; a connection that died while it was idle is opened again once.
 
 from __future__ import annotations
 
-import io
-import socket
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Final
 from urllib.parse import SplitResult
 
 from agent_client.http import USER_AGENT, Client, NetworkError, reason_of
+from agent_client.paced import Pace
 
 TIMEOUT_S: Final = 10.0
 """One step: connecting, the TLS handshake, sending a body, waiting for a byte."""
@@ -37,43 +34,6 @@ class Reply:
     body: bytes = field(repr=False)
 
 
-@dataclass(slots=True)
-class _Pace:
-    """When the answer that is being read has to be whole."""
-
-    ends_at_s: float = 0.0
-
-
-class _PacedReader(io.RawIOBase):
-    """A socket's bytes; each read has no more time than the whole answer has left."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, pace: _Pace) -> None:
-        self._raw, self._sock, self._pace = raw, sock, pace
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]  # what BufferedReader hands over
-        left_s = self._pace.ends_at_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        self._sock.settimeout(min(left_s, TIMEOUT_S))
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _PacedResponse(HTTPResponse):
-    def __init__(
-        self, pace: _Pace, sock: socket.socket, debuglevel: int = 0, method: str | None = None
-    ) -> None:
-        super().__init__(sock, debuglevel, method)
-        raw = self.fp.detach()
-        self.fp = io.BufferedReader(_PacedReader(raw, sock, pace))
-
-
 class Collector:
     """A client of one endpoint; ``close`` it. Not for several threads."""
 
@@ -85,7 +45,7 @@ class Collector:
         self._deadline_s = deadline_s
         self._connection: HTTPConnection | None = None
         self._target_prefix = ""
-        self._pace = _Pace()
+        self._pace = Pace(TIMEOUT_S)
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Send a body to a path below the endpoint. Errors: NetworkError, holding nothing sent."""
@@ -113,10 +73,10 @@ class Collector:
         connection, target = Client(self._base, timeout_s=TIMEOUT_S).open(
             self._base.path, proxy_headers
         )
-        connection.response_class = partial(_PacedResponse, self._pace)  # type: ignore[assignment]  # called, never subclassed
+        self._pace.hold(connection)
         self._connection, self._target_prefix = connection, target
         self._headers = proxy_headers  # with the proxy's login, where there is one
-        self._pace.ends_at_s = time.monotonic() + self._deadline_s  # a proxy's answer to CONNECT
+        self._pace.begin(self._deadline_s)  # a proxy's answer to CONNECT
         connection.connect()
         return connection
 
@@ -132,7 +92,7 @@ class Collector:
                 "POST", self._target_prefix + path, body=body, headers={**self._headers, **headers}
             )
             is_whole = True
-        self._pace.ends_at_s = time.monotonic() + self._deadline_s
+        self._pace.begin(self._deadline_s)
         with connection.getresponse() as response:
             data = _read(response)
             found = {name.lower(): value for name, value in response.getheaders()}

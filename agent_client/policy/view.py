@@ -80,10 +80,14 @@ def view_policy(home: Path | None = None, *, now_ns: int | None = None) -> Polic
         state = state.for_install(credential.fleet_id, credential.install_id)
     pins = _pins(layers, owned)
     name, reason = _state_of(state, owned, pins, time.time_ns() if now_ns is None else now_ns)
+    managed_dir = "" if layers.managed_dir is None else str(layers.managed_dir)
+    written_to = state.applied.managed_dir  # "" for a user whose machine's service syncs
+    if name == "in_sync" and written_to not in {"", managed_dir}:
+        name, reason = "drifted", f"it stands in {written_to}, which is not read any more"
     return PolicyView(
         state=name,
         reason=reason,
-        managed_dir="" if layers.managed_dir is None else str(layers.managed_dir),
+        managed_dir=managed_dir,
         fleet_id=owned.fleet_id or (credential.fleet_id if credential else ""),
         console_url=owned.console_url or (credential.console_url if credential else ""),
         assignment_version=owned.assignment_version,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent_client.contract.redact import RULESET_VERSION, redact_text
+from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
 from telemetry.store.copy import Row
@@ -29,11 +30,8 @@ CUT_MARGIN_CHARS: Final = 4096
 _HEX_ID: Final = re.compile(
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,32}", re.ASCII
 )
-"""Most ids; asked first, because it fails or succeeds without going back."""
-_PART: Final = r"(?:[0-9a-f]{1,32}|[0-9]{1,20}|[a-z]{1,12})"
-_SAFE_ID: Final = re.compile(rf"{_PART}(?:[-:_.]{_PART}){{0,12}}", re.ASCII)
-"""UUIDs, trace and span ids, the host's ``session:task:rand:api:N``: hex, digits and short words.
-Mixed case, as keys of vendors have it, goes the long way."""
+"""Most ids; asked before ``HOST_ID``, because it fails or succeeds without going back. Any other
+goes the long way: vendors make keys of hex parts with hyphens, too."""
 _ID_FIELDS: Final = frozenset({"record_id", "install_id"})
 _clean: set[str] = set()
 
@@ -121,7 +119,7 @@ def _changes(values: set[object], *, is_id: bool) -> dict[str, str]:
     for value in values:
         if not isinstance(value, str) or not value or value in _clean:
             continue
-        if is_id and (_HEX_ID.fullmatch(value) or _SAFE_ID.fullmatch(value)):
+        if is_id and (_HEX_ID.fullmatch(value) or HOST_ID.fullmatch(value)):
             continue
         redacted = redact_text(value)
         if redacted != value:

@@ -13,8 +13,6 @@ from agent_client.emitter import Emitter
 from agent_client.files import exclusive_lock, telemetry_dir
 from agent_client.otlp import drain as draining
 from agent_client.otlp.drain import DrainReport, drain
-from agent_client.otlp.facts import next_rows
-from agent_client.store import Store
 from tests.agent_client.builders import (
     error_event,
     finish,
@@ -347,13 +345,3 @@ def test_what_has_no_column_cannot_leave(tmp_path: Path) -> None:
         assert drain(tmp_path, timing=instant()).sent["spans"] == 4
         assert len(receiver.requests) == 3
         assert not [request for request in receiver.requests if canary.encode() in request.body]
-
-
-@pytest.mark.parametrize("most", [1, 3, 10, 1000])
-@pytest.mark.parametrize("after", [0, 4, 25, 30])
-def test_the_next_rows_are_those_of_the_store(tmp_path: Path, after: int, most: int) -> None:
-    for number in range(2):
-        store_events(tmp_path, *one_of_each(), model_call(number), run_event(number))
-    with Store(tmp_path) as store:
-        wanted = store.rows_after(after, most)
-        assert next_rows(store.connection, after, most) == wanted

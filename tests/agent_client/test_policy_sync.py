@@ -317,6 +317,7 @@ def test_a_user_without_the_services_home_still_sees_the_pins(
 ) -> None:
     policy.sync(home)
     view = view_policy(tmp_path / "another-users-home")
+    assert view.state in {"in_sync", "none"}
     assert {pin.key for pin in view.fleet_pins()} == set(PINS)
 
 
@@ -325,7 +326,12 @@ def test_the_environment_that_switches_managed_scope_off_is_named(
 ) -> None:
     policy.sync(home)
     monkeypatch.setenv("HERMES_MANAGED_DIR", str(tmp_path / "nowhere"))
-    assert [problem.code for problem in view_policy(home).problems] == ["managed_dir_missing"]
+    view = view_policy(home)
+    assert [problem.code for problem in view.problems] == ["managed_dir_missing"]
+    assert (view.state, view.reason) == (
+        "drifted",
+        f"it stands in {managed}, which is not read any more",
+    )
 
 
 def test_health_in_the_check_in_holds_numbers_only(home: Path, console: LoopbackConsole) -> None:

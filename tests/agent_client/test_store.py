@@ -14,6 +14,7 @@ from tests.agent_client.builders import (
     START_NS,
     error_event,
     model_call,
+    one_of_each,
     run_event,
     store_events,
     tool_call,
@@ -109,3 +110,16 @@ def test_an_open_store_lets_others_write(tmp_path: Path) -> None:
         assert store.last_seq() == 6
         with closing(sqlite3.connect(store.path)) as other:
             assert other.execute("SELECT count(*) FROM tel_model_calls").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("most", [1, 3, 10, 1000])
+@pytest.mark.parametrize("after", [0, 4, 25, 30])
+def test_the_next_rows_are_the_first_of_all_tables_together(
+    tmp_path: Path, after: int, most: int
+) -> None:
+    for number in range(2):
+        store_events(tmp_path, *one_of_each(), model_call(number), run_event(number))
+    with Store(tmp_path) as store:
+        every = [row for table in EVENT_TABLES for row in store.rows_since(table, None)]
+        wanted = sorted((row for row in every if row.seq > after), key=lambda row: row.seq)
+        assert store.rows_after(after, most) == wanted[:most]
