@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent_client.contract.events import (
@@ -19,6 +19,8 @@ from agent_client.contract.events import (
     RunEvent,
     ToolCallEvent,
 )
+from agent_client.happenings import gateway_message
+from agent_client.ids import id_within
 from agent_client.simulation.cast import (
     DELEGATE,
     FAILING_PROVIDER,
@@ -30,6 +32,7 @@ from agent_client.simulation.cast import (
     Persona,
     Tool,
 )
+from agent_client.spans import approval_span, subagent_span, turn_span, turn_status
 
 S: Final = 1_000_000_000
 HOUR_NS: Final = 3600 * S
@@ -148,6 +151,7 @@ class _Writer:
         self.events: list[Event] = []
         self.context_tokens = rng.randint(6_000, 14_000)
         self.calls = self.tools = self.errors = 0
+        self.turn_span_id = self.run_id
         self.cost_usd: float | None = 0.0
 
     def write(self) -> Run:
@@ -156,7 +160,7 @@ class _Writer:
         end_reason, done = self._ending(), 0
         for _turn in range(turns):
             done += 1
-            if not self._turn(end_reason):
+            if not self._spanned_turn(done, end_reason if done == turns else "completed"):
                 end_reason = "failed"
                 break
             self.now_ns += int(self.rng.uniform(0, 90) * S) if done < turns else 0
@@ -168,6 +172,36 @@ class _Writer:
         if self.entrypoint == "gateway":
             endings["interrupted"] = 1.0
         return _pick(self.rng, {**endings, "failed": 1.2})
+
+    def _spanned_turn(self, number: int, end_reason: str) -> bool:
+        """One turn with its span, and at a gateway with the messages that begin and end it."""
+        self.turn_span_id = id_within(self.run_id, f"turn {number}")
+        start_ns, calls, tools = self.now_ns, self.calls, self.tools
+        is_gateway = self.entrypoint == "gateway"
+        if is_gateway:
+            self.events.append(self._message(start_ns))
+        is_done = self._turn(end_reason)
+        ended = end_reason if is_done else "failed"
+        self.events.append(
+            turn_span(
+                self.turn_span_id,
+                self.run_id,
+                self.trace_id,
+                (start_ns, self.now_ns),
+                ended,
+                model_call_count=self.calls - calls,
+                tool_call_count=self.tools - tools,
+            )
+        )
+        if is_gateway:
+            self.events.append(self._message(self.now_ns, turn_status(ended)))
+        return is_done
+
+    def _message(self, at_ns: int, result: str | None = None) -> Event:
+        made = gateway_message(
+            self.run_id, self.trace_id, self.turn_span_id, at_ns, self._platform(), result
+        )
+        return replace(made, span_id=id_within(self.turn_span_id, result or "in"))
 
     def _turn(self, end_reason: str) -> bool:
         """One user turn: model calls with tools between; False when a call was given up."""
@@ -212,7 +246,7 @@ class _Writer:
                 cost_status="unknown" if cost is None else "estimated",
                 retry_count=retries,
                 trace_id=self.trace_id,
-                parent_span_id=self.run_id,
+                parent_span_id=self.turn_span_id,
                 start_ns=start_ns,
                 end_ns=self.now_ns,
                 response_model=model.name,
@@ -260,7 +294,7 @@ class _Writer:
                 subsystem="model",
                 recovery="none" if is_given_up else "retried",
                 trace_id=self.trace_id,
-                parent_span_id=self.run_id,
+                parent_span_id=self.turn_span_id,
                 retryable=not is_given_up,
                 status_code=status,
                 retry_count=attempt,
@@ -285,6 +319,8 @@ class _Writer:
         if tool.needs_approval and rng.random() < 0.12:
             approval = _pick(rng, {"once": 5.0, "session": 3.0, "always": 1.0, "denied": 1.0})
             result = "blocked" if approval == "denied" else result
+        if approval:
+            self._wait_for(approval)
         start_ns = self.now_ns
         self.now_ns += int(duration_ms * MS_NS)
         self.tools += 1
@@ -298,11 +334,29 @@ class _Writer:
                 result_class=result,
                 approval=approval,
                 trace_id=self.trace_id,
-                parent_span_id=self.run_id,
+                parent_span_id=self.turn_span_id,
                 start_ns=start_ns,
                 end_ns=self.now_ns,
                 tool_call_id=f"call_{_hex(rng, 20)}",
                 error_type=tool.error_type if result in {"error", "timeout"} else None,
+            )
+        )
+
+    def _wait_for(self, choice: str) -> None:
+        """A person decides about a tool call: seconds, or minutes."""
+        start_ns = self.now_ns
+        self.now_ns += int(self.rng.lognormvariate(1.8, 0.9) * S)
+        name = f"approval {self.tools}"
+        self.events.append(
+            approval_span(
+                id_within(self.run_id, name),
+                self.run_id,
+                self.trace_id,
+                self.turn_span_id,
+                (start_ns, self.now_ns),
+                choice,
+                "gateway" if self.entrypoint == "gateway" else "cli",
+                None,
             )
         )
 
@@ -311,6 +365,17 @@ class _Writer:
         own = self._final("completed", 0)
         child = make_run(self.world, self.persona, self.now_ns, self.rng, own)
         self.events.extend(child.events)
+        (child_run_id,) = {e.run_id for e in child.events if isinstance(e, RunEvent)}
+        self.events.append(
+            subagent_span(
+                child_run_id,
+                self.run_id,
+                self.trace_id,
+                self.turn_span_id,
+                (self.now_ns, child.end_ns),
+                "completed",
+            )
+        )
         self._tool(DELEGATE, (child.end_ns - self.now_ns) / MS_NS + 40)
 
     def _final(self, end_reason: str, turns: int) -> RunEvent:
