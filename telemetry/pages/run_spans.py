@@ -33,6 +33,12 @@ CLOCK_SLACK: Final = timedelta(hours=1)
 MAX_ATTRIBUTES: Final = 5
 """Attributes of a span on one line; the rest is in the export."""
 MAX_ATTRIBUTE_CHARS: Final = 200
+_IN_THE_OUTCOME: Final = frozenset(
+    (fact, end)
+    for fact in ("end_reason", "outcome")
+    for end in ("completed", "interrupted", "abandoned")
+)
+"""What the outcome's own column says already; ``max_iterations`` says more than its ``error``."""
 _BAD_ENDS: Final = frozenset({"error", "failed", "timeout", "blocked", "denied"})
 
 type Happening = GatewayEvent | CronEvent | SkillEvent | MemoryEvent | FeedbackEvent
@@ -77,9 +83,9 @@ def _stretch(row: SpanRow) -> Span:
         kinds.get(kind) or words(kind) or _("Span"),
         child_run_id if name == kind else name,
         " · ".join(
-            f"{words(fact).lower()} {value[:60]}"
+            _told(fact, value[:60])
             for fact, value in facts.items()
-            if not fact.endswith(("_id", "_ms"))
+            if not fact.endswith(("_id", "_ms")) and (fact, value) not in _IN_THE_OUTCOME
         ),
         row.start_ns,
         row.end_ns,
@@ -89,6 +95,14 @@ def _stretch(row: SpanRow) -> Span:
         parent_id=row.parent_span_id or "",
         child_run_id=child_run_id,
     )
+
+
+def _told(fact: str, value: str) -> str:
+    """An attribute in words: 4 model calls; surface cli."""
+    if fact.endswith("_count"):
+        noun = words(fact.removesuffix("_count")).lower()
+        return f"{value} {noun}" if value == "1" else f"{value} {noun}s"
+    return f"{words(fact).lower()} {value}"
 
 
 def attributes_of(text: str | None) -> dict[str, str]:

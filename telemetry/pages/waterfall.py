@@ -60,7 +60,7 @@ class Waterfall:
 
 def waterfall_of(start_ns: int, end_ns: int | None, spans: Sequence[Span]) -> Waterfall:
     """The spans of a run that lasted from ``start_ns`` to ``end_ns``; any order, any nesting."""
-    spans = sorted(spans, key=lambda span: span.start_ns)
+    spans = sorted(spans, key=lambda span: (span.start_ns, not span.is_mark))
     shown = spans[:MAX_SPANS]
     begin = min([start_ns, *(span.start_ns for span in shown)])
     end = max([end_ns or 0, begin + 1, *(span.end_ns or span.start_ns for span in shown)])

@@ -98,15 +98,17 @@ def test_attributes_are_a_few_plain_values_or_nothing(
 @pytest.mark.django_db
 def test_a_subagent_leads_to_its_run_and_a_turn_tells_its_counts() -> None:
     at_ns = make.recent_ns()
-    child = '{"child_run_id":"<run>&2","outcome":"completed","duration_ms":3}'
+    child = '{"child_run_id":"<run>&2","outcome":"completed","role":"leaf","duration_ms":3}'
+    turned = '{"end_reason":"max_iterations","model_call_count":2,"tool_call_count":1}'
     make.push(
         make.run(start_ns=at_ns),
-        make.span(2, start_ns=at_ns, attrs_json='{"end_reason":"completed","api_calls":2}'),
+        make.span(2, start_ns=at_ns, attrs_json=turned),
         make.span(3, start_ns=at_ns, kind="subagent", name="subagent", attrs_json=child),
     )
     turn, subagent = spans_of(Run.objects.get())
-    assert (turn.name, turn.detail) == ("", "end reason completed · api calls 2")
-    assert (subagent.name, subagent.detail) == ("<run>&2", "outcome completed")
+    told = "end reason max_iterations · 2 model calls · 1 tool call"
+    assert (turn.name, turn.detail) == ("", told)
+    assert (subagent.name, subagent.detail) == ("<run>&2", "role leaf")
     User.objects.create_superuser("root")
     client = Client()
     client.force_login(User.objects.get())
