@@ -16,6 +16,7 @@ from uuid import UUID
 
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
+from agent_client.contract.policy_keys import KEYS
 from agent_client.contract.tables import BY_NAME
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.models import Install
@@ -179,8 +180,17 @@ def _store(
             TouchedHour(hour=hour, touched_at=received_at) for hour in sorted(hours)
         )
     _add_to_intake(batch)
-    Install.objects.filter(pk=header.install_id).update(last_push_at=received_at)
+    Install.objects.filter(pk=header.install_id).update(
+        last_push_at=received_at, **_consent_of(header)
+    )
     return Outcome(receipt, is_replay=False)
+
+
+def _consent_of(header: BatchHeader) -> dict[str, str]:
+    """What the owner's opt-in is now, as the batch says; nothing where it says nothing we know."""
+    said = header.consent.get("consent_state")
+    known = KEYS["telemetry.consent_state"].choices
+    return {"consent_state": said} if isinstance(said, str) and said in known else {}
 
 
 def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:

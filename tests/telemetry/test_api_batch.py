@@ -86,7 +86,16 @@ def test_a_good_push_is_answered_with_its_receipt() -> None:
     batch = IngestBatch.objects.get()
     assert batch.consent == {"consent_state": "local", "policy_version": 7}
     assert (batch.losses, batch.last_seq) == ({"full": 2}, 9)
-    assert Install.objects.get().last_push_at == batch.received_at
+    install = Install.objects.get()
+    assert (install.last_push_at, install.consent_state) == (batch.received_at, "local")
+
+
+@pytest.mark.parametrize("said", ["", '{"consent_state":"whatever"}', '{"consent_state":true}'])
+def test_a_push_that_names_no_known_consent_leaves_what_is_known(said: str) -> None:
+    credential = enrolled()
+    Install.objects.update(consent_state="aggregate")
+    assert post(credential, Telemetry_Consent=said).status_code == 200
+    assert Install.objects.get().consent_state == "aggregate"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
