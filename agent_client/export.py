@@ -52,12 +52,17 @@ class Batch:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    """Records written by kind, and what the caller has to be told."""
+class ExportReport(dict[str, int]):
+    """Records written, by kind; ``warnings``: what the caller has to be told."""
 
-    counts: dict[str, int]
-    warnings: tuple[str, ...] = ()
+    def __init__(self, counts: Mapping[str, int], warnings: Sequence[str] = ()) -> None:
+        super().__init__(counts)
+        self.warnings = tuple(warnings)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts alone."""
+        return dict(self)
 
 
 def next_batch(

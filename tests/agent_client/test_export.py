@@ -76,7 +76,7 @@ def test_an_empty_home_exports_an_empty_file(tmp_path: Path) -> None:
 
 def test_the_report_counts_records_by_table(tmp_path: Path) -> None:
     report = export(io.BytesIO(), home=filled(tmp_path))
-    assert report.counts == dict.fromkeys(BY_NAME, 1)
+    assert report == report.counts == dict.fromkeys(BY_NAME, 1)
     assert report.warnings == ()
 
 
