@@ -12,8 +12,7 @@ a gap, ``n`` orders frames across the rings of a process. A reader trusts a
 frame only when its checksum, seeded with the expected ``k``, fits: torn and
 stale frames fail it.
 
-The layout of a process's folder: ``spool/<process id>/lock`` (flock held while
-it lives) and ``<number>.ring``.
+A process's folder is ``spool/<process id>``: ``lock`` (held while it lives) and ``<number>.ring``.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
+from agent_client.pages import STRIDE_BYTES, make_ready, map_file
+
 MAGIC: Final = b"HFSPOOL1"
 HEADER_BYTES: Final = 4096
 """One page, so that frames start page-aligned."""
@@ -42,9 +43,8 @@ MAX_FRAMES: Final = 10_000
 """The specification's bound on queued events; above it the oldest go first."""
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
 """A real event is under 1 KiB; larger ones would let one caller push out everyone's events."""
-HOT_BYTES: Final = 64 * 1024
-"""A ring that is empty beyond this begins again at its front: the first store into a page of a
-mapped file costs some 10 microseconds, and a ring that is kept drained needs few pages."""
+HOT_BYTES: Final = STRIDE_BYTES
+"""A ring that is empty beyond this begins again at its front: drained, it needs few pages."""
 STALE_NEW_S: Final = 3600
 """A folder half-made by a process that died is removed after this."""
 
@@ -88,6 +88,7 @@ class Ring:
         "capacity",
         "end",
         "map",
+        "ready",
         "refused",
         "ring_id",
         "tail",
@@ -105,6 +106,7 @@ class Ring:
         self.end = (0, 0)
         self.tail = self.tail_k = 0
         self._is_appending = False
+        self.ready = 0  # bytes of the ring whose pages are mapped: see ``pages``
         self.refused = dict.fromkeys(REFUSED_REASONS, 0)
         self._numbers = numbers
         # Re-entrant: a signal handler may emit while its own thread makes room.
@@ -153,6 +155,10 @@ class Ring:
                     self.map[start : start + _FRAME_BYTES] = _FRAME.pack(0, _WRAP, k, 0)
                 head += room
                 position = 0
+            if position + size > self.ready < self.capacity:
+                ahead = min(STRIDE_BYTES, self.capacity - self.ready)
+                make_ready(self.map, HEADER_BYTES + self.ready, ahead)
+                self.ready += ahead
             start = HEADER_BYTES + position
             self.map[start : start + _FRAME_BYTES + length] = (
                 _FRAME.pack(crc32(payload, k & _MASK), length, k, next(self._numbers)) + payload
@@ -328,7 +334,7 @@ class Spool:
         if self.is_durable:
             path = self._folder / f"{ring_id.rpartition('.')[2]}.ring"
             try:
-                return _map_file(path, size)
+                return map_file(path, size)
             except OSError:
                 self.is_durable = False
         return mmap.mmap(-1, size)
@@ -346,27 +352,6 @@ class Spool:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
-
-
-def _map_file(path: Path, size: int) -> mmap.mmap:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        _reserve(fd, size)
-        return mmap.mmap(fd, size)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
-
-
-def _reserve(fd: int, size: int) -> None:
-    # A store into a hole of a full disk is SIGBUS, which would kill the host: blocks come first.
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-        return
-    for start in range(0, size, HEADER_BYTES):
-        os.pwrite(fd, bytes(min(HEADER_BYTES, size - start)), start)
 
 
 @dataclass(frozen=True, slots=True)
