@@ -23,6 +23,7 @@ from agent_client.files import read_bytes, read_json, telemetry_dir, write_atomi
 Source = Literal["managed", "user", "enroll", "default"]
 DEFAULT_MANAGED_DIR: Final = Path("/etc/hermes")
 CONFIG_FILE: Final = "config.yaml"
+PSEUDONYM_KEY_BYTES: Final = 32
 MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 """The host's own files are some tens of kilobytes; more is a mistake we do not parse."""
 
@@ -229,6 +230,19 @@ def rotate_install_id(home: Path) -> str:
     minted = str(uuid.uuid4())
     write_atomic(install_id_path(home), minted.encode("ascii") + b"\n")
     return minted
+
+
+def keep_pseudonym_key(home: Path) -> bytes:
+    """The key under which names become pseudonyms on this machine, made on first use. 32 bytes.
+
+    It never leaves: who has not got it cannot try names out. Errors: OSError.
+    """
+    path = telemetry_dir(home) / "pseudonym_key"
+    key = read_bytes(path, 64) or b""
+    if len(key) != PSEUDONYM_KEY_BYTES:
+        key = os.urandom(PSEUDONYM_KEY_BYTES)
+        write_atomic(path, key)
+    return key
 
 
 def install_id_of(config: ClientConfig) -> str:

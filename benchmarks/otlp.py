@@ -152,7 +152,7 @@ class _Encoding(SpanExporter):
 
 def encode_ways(home: Path) -> dict[str, Callable[[], int]]:
     """What is timed; each answers how many spans it made."""
-    sender = Sender("0.1.0", "1.41", resource_of(INSTALL))
+    sender = Sender("0.1.0", "1.41", resource_of(INSTALL, bytes(32)))
     mapper = Mapper(INSTALL, "1.41")
     store = Store(home)
     rows = store.rows_after(0, BATCH * BATCHES)

@@ -170,7 +170,8 @@ class _Run:
         self.cursor = self.progress.cursor
         self.meter = Meter.from_json(self.progress.meter, timing.clock_ns())
         self.mapper = Mapper(install_id, target.profile, errors_as_events=target.errors_as_events)
-        self.sender = Sender(__version__, target.profile, resource_of(install_id))
+        resource = resource_of(install_id, configuration.keep_pseudonym_key(home))
+        self.sender = Sender(__version__, target.profile, resource)
         self.scrubber = Scrubber()
         self.delivery = Delivery(target, timing)
         self.max_rows = MAX_BATCH_ROWS

@@ -6,23 +6,24 @@ import platform
 import socket
 
 from agent_client import __version__
-from agent_client.otlp import ids
+from agent_client.contract.redact_pseudonym import pseudonym
 from agent_client.otlp.genai import AGENT_NAME
 from agent_client.otlp.signals import Attributes
 
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
-def resource_of(install_id: str) -> Attributes:
+def resource_of(install_id: str, key: bytes) -> Attributes:
     """The resource's attributes.
 
-    The machine's name leaves as a hash that only this install makes: it names nothing.
+    The machine's name leaves as a pseudonym under the install's ``key``: it names nothing, and a
+    list of likely names does not help.
     """
     machine = platform.machine().lower()
     return {
         "service.name": AGENT_NAME,
         "service.instance.id": install_id,
-        "host.name": ids.hashed(8, "host", install_id, socket.gethostname()).hex(),
+        "host.name": pseudonym(socket.gethostname(), key),
         "host.arch": _ARCHITECTURES.get(machine, machine),
         "os.type": platform.system().lower(),
         "process.runtime.name": platform.python_implementation().lower(),

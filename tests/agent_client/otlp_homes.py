@@ -77,4 +77,4 @@ def span_of(home: Path, event: Event, profile: str = "1.41") -> Span:
 
 
 def sender(profile: str = "1.41") -> Sender:
-    return Sender("0.1.0", profile, resource_of(INSTALL))
+    return Sender("0.1.0", profile, resource_of(INSTALL, bytes(32)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent_client import config, policy
+from agent_client.files import telemetry_dir
 
 
 def load(home: Path, managed: Path | None = None, **env: str) -> config.ClientConfig:
@@ -159,3 +160,12 @@ def test_root_gives_private_files_to_the_homes_owner(tmp_path: Path) -> None:
     config.keep_install_id(tmp_path)
     assert config.install_id_path(tmp_path).stat().st_uid == 65534
     assert (tmp_path / "telemetry").stat().st_uid == 65534
+
+
+def test_the_pseudonym_key_is_made_once_and_stays_private(tmp_path: Path) -> None:
+    key = config.keep_pseudonym_key(tmp_path)
+    path = telemetry_dir(tmp_path) / "pseudonym_key"
+    assert (len(key), path.stat().st_mode & 0o777) == (32, 0o600)
+    assert config.keep_pseudonym_key(tmp_path) == key
+    path.write_bytes(b"cut")
+    assert config.keep_pseudonym_key(tmp_path) not in {key, b"cut"}
