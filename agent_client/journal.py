@@ -230,7 +230,7 @@ class Journal:
     def _catch_up(self, connection: sqlite3.Connection) -> int:
         """Index what the log holds past the database's place in it; returns the lines read."""
         place = Place(_state_int(connection, "log_segment"), _state_int(connection, "log_offset"))
-        if self.log.end() == place:
+        if place.segment and self.log.end() == place:
             return 0
         read, seq = 0, _state_int(connection, "seq")
         after = self.log.lines_after(place)
