@@ -45,10 +45,14 @@ CATCH_UP_LINES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """A chunk of one ring with the ring's count of refused events."""
+    """A chunk of one ring with the ring's count of refused events.
+
+    ``stored_k``: up to where a living writer knows the ring stored, should its cursor be gone.
+    """
 
     chunk: Chunk
     refused: dict[str, int] = field(default_factory=dict)
+    stored_k: int = 0
 
 
 def oldest_chunks(rings: Sequence[Ring], max_events: int) -> list[Chunk]:
@@ -253,7 +257,7 @@ class Journal:
         lines: list[Line] = []
         for intake in intakes:
             ring_id, frames = intake.chunk.ring_id, intake.chunk.frames
-            next_k = _open_ring(connection, ring_id, intake.refused)
+            next_k = _open_ring(connection, intake)
             fresh = [frame for frame in frames if frame.k >= next_k]
             first_k = fresh[0].k if fresh else intake.chunk.end_k
             if first_k > next_k:
@@ -291,10 +295,13 @@ def _decode_or_note(payload: bytes) -> Line:
         return Line({"event": UNREADABLE})
 
 
-def _open_ring(connection: sqlite3.Connection, ring_id: str, refused: dict[str, int]) -> int:
+def _open_ring(connection: sqlite3.Connection, intake: Intake) -> int:
+    ring_id, refused = intake.chunk.ring_id, intake.refused
+    # A cursor goes with its folder; where that could not be made, or was deleted, its process
+    # lives on, and what it has stored is no loss.
     connection.execute(
-        "INSERT OR IGNORE INTO tel_rings VALUES (?, 0, 0, 0, 0, 0)",
-        (ring_id,),
+        "INSERT OR IGNORE INTO tel_rings VALUES (?, ?, 0, 0, 0, 0)",
+        (ring_id, intake.stored_k),
     )
     connection.execute(
         "UPDATE tel_rings SET encode = ?, too_large = ? WHERE ring_id = ?",
