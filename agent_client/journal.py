@@ -186,17 +186,17 @@ class Journal:
     def rebuild(self) -> int:
         """Empty the tables and index the whole log again, to the same rows; returns lines read.
 
-        One transaction: a reader sees the old rows or the new ones. Rows from before the log's
-        first line (of a first-version database, or of a log that was cut) are nowhere else, so
-        they stay. The ledger is no index and stays too. Errors: as ``write``.
+        One transaction: a reader sees the old rows or the new ones. Rows whose line the log does
+        not hold (of a first-version database, or of a log that was cut, wherever) are nowhere
+        else, so they stay. The ledger is no index and stays too. Errors: as ``write``.
         """
         with self.locked() as connection:
             found = map(parse, self.log.lines_after(Place()))
-            first = next((line for line in found if line is not None), None)
-            if first is None:
+            held = _ranges(line.seq for line in found if line is not None)
+            if not held:
                 return 0
             for table in EVENT_TABLES:
-                connection.execute(f"DELETE FROM {table.name} WHERE seq >= ?", (first.seq,))
+                connection.executemany(f"DELETE FROM {table.name} WHERE seq BETWEEN ? AND ?", held)
             connection.execute("DELETE FROM tel_open_runs")
             # Else the errors' own numbers would go on from where they were.
             connection.execute("DELETE FROM sqlite_sequence WHERE name LIKE 'tel!_%' ESCAPE '!'")
@@ -311,6 +311,15 @@ def _open_ring(connection: sqlite3.Connection, intake: Intake) -> int:
         "SELECT next_k FROM tel_rings WHERE ring_id = ?", (ring_id,)
     ).fetchone()
     return int(row[0])
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as first and last of what goes without a gap."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        first = found.pop()[0] if found and found[-1][1] == number - 1 else number
+        found.append((first, number))
+    return found
 
 
 def _state_int(connection: sqlite3.Connection, key: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_client.contract.tables import TOOL_CALLS
+from agent_client.eventlog import closed_segments
 from agent_client.files import telemetry_dir
 from agent_client.frames import decode
 from agent_client.journal import Journal, set_database_aside
@@ -118,6 +119,20 @@ def test_rebuild_keeps_rows_that_the_log_no_longer_has(tmp_path: Path) -> None:
     assert journal.rebuild() == 1
     journal.close()
     assert query(tmp_path, "SELECT seq FROM tel_model_calls ORDER BY seq") == [(1,), (2,)]
+
+
+def test_rebuild_keeps_rows_of_a_segment_that_other_hands_deleted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(3):
+        store_events(tmp_path, model_call(number))
+        with journal.locked() as connection:
+            journal.rotate(connection)
+    segments = closed_segments(telemetry_dir(tmp_path))
+    segments[1].path.unlink()
+    before = all_rows(tmp_path)
+    assert journal.rebuild() == 2
+    journal.close()
+    assert all_rows(tmp_path) == before
 
 
 def test_a_database_that_is_gone_is_filled_from_the_log(tmp_path: Path) -> None:
