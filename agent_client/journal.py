@@ -237,12 +237,15 @@ class Journal:
         if place.segment and self.log.end() == place:
             return 0
         read, seq = 0, _state_int(connection, "seq")
+        is_new = not place.segment and not seq
         after = self.log.lines_after(place)
         while batch := list(itertools.islice(after, CATCH_UP_LINES)):
             lines = [line for line in map(parse, batch) if line is not None]
             index(connection, lines)
             seq = max([seq, *(line.seq for line in lines)])
             read += len(lines)
+        if is_new:
+            _take_back_overflow(connection, seq - read)
         _put_int(connection, "seq", seq)
         # An end short of our place: the log was cut by other hands; the rows it fed are here.
         _put_place(connection, self._end(seq))
@@ -311,6 +314,21 @@ def _open_ring(connection: sqlite3.Connection, intake: Intake) -> int:
         "SELECT next_k FROM tel_rings WHERE ring_id = ?", (ring_id,)
     ).fetchone()
     return int(row[0])
+
+
+def _take_back_overflow(connection: sqlite3.Connection, missing: int) -> None:
+    """What a new database took for overflow though it was logged: its line has gone since.
+
+    A line that retention took is missing from the numbers of its ring and of the log; what
+    overflowed never had one in the log.
+    """
+    sql = "SELECT ring_id, overflow FROM tel_rings WHERE overflow > 0"
+    for ring_id, overflow in connection.execute(sql).fetchall():
+        part = min(missing, overflow)
+        missing -= part
+        connection.execute(
+            "UPDATE tel_rings SET overflow = overflow - ? WHERE ring_id = ?", (part, ring_id)
+        )
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from agent_client.eventlog import closed_segments
 from agent_client.files import telemetry_dir
 from agent_client.frames import decode
 from agent_client.journal import Journal, set_database_aside
+from agent_client.retention import prune
 from agent_client.store import DATABASE, LOG
 from tests.agent_client.builders import (
     Anything,
@@ -142,6 +143,18 @@ def test_a_database_that_is_gone_is_filled_from_the_log(tmp_path: Path) -> None:
     write(tmp_path, intake())
     assert all_rows(tmp_path) == rows
     assert set_database_aside(tmp_path / "nowhere") is None
+
+
+def test_what_retention_took_is_no_overflow_to_a_new_database(tmp_path: Path) -> None:
+    calls = [frame(model_call(n, start_ns=1, end_ns=2)) for n in range(10)]
+    write(tmp_path, intake(*calls), intake(*map(frame, [model_call(90)]), ring="p.1"))
+    write(tmp_path, intake(frame(model_call(91)), first_k=13))
+    assert ledger(tmp_path)[1] == {"overflow": 3}
+    assert prune(tmp_path, retention_days=30, force=True).rows["tel_model_calls"] == 10
+    set_database_aside(tmp_path)
+    write(tmp_path, intake())
+    assert span_ids(tmp_path) == ["call-90", "call-91"]
+    assert ledger(tmp_path) == (2, {"overflow": 3})
 
 
 def test_a_log_cut_by_other_hands_loses_no_row_and_goes_on(tmp_path: Path) -> None:
