@@ -71,7 +71,7 @@ def oldest_chunks(rings: Sequence[Ring], max_events: int) -> list[Chunk]:
 
 
 def _read_up_to(ring: Ring, count: int, bound: int) -> Chunk:
-    """So many of the oldest frames, or fewer: what overflowed since we looked made others oldest."""
+    """So many of the oldest frames, or fewer: the oldest may have overflowed since we looked."""
     while True:
         chunk = ring.read(count)
         count = sum(frame.n <= bound for frame in chunk.frames)
