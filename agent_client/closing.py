@@ -42,7 +42,7 @@ _LAST_ERROR = """
 SELECT ts_ns, recovery FROM tel_error_events WHERE run_id = ? ORDER BY ts_ns DESC LIMIT 1
 """
 _ENDED = """
-SELECT run_id, seq, coalesce(end_ns > ?, 0) FROM tel_runs
+SELECT run_id, seq, coalesce(end_ns BETWEEN ? AND ?, 0) FROM tel_runs
 WHERE seq > ? AND end_ns IS NOT NULL ORDER BY seq LIMIT ?
 """
 _MISSING_TURNS = """
@@ -104,8 +104,9 @@ def closing_event(connection: sqlite3.Connection, run_id: str) -> dict[str, obje
         **event,
         "end_ns": max(event["start_ns"], last_ns or 0),  # type: ignore[call-overload]  # int by schema
         "end_reason": "failed" if has_failed else "abandoned",
-        "model_call_count": model_calls,
-        "tool_call_count": tool_calls,
+        # Retention may have taken calls of a long run that its own count knows of.
+        "model_call_count": max(event["model_call_count"] or 0, model_calls),  # type: ignore[call-overload,unused-ignore]  # int by schema
+        "tool_call_count": max(event["tool_call_count"] or 0, tool_calls),  # type: ignore[call-overload,unused-ignore]  # int by schema
         "error_count": max(event["error_count"] or 0, errors),  # type: ignore[call-overload,unused-ignore]  # int by schema
     }
 
@@ -117,9 +118,10 @@ def settled_runs(
 
     One may hold a turn without an end: ``hermes -z`` says nothing more when it cannot log in.
     """
-    patience_s = PATIENCE_S if has_living else 0.0
-    until_ns = time.time_ns() - int(patience_s * 1e9)
-    rows = connection.execute(_ENDED, (until_ns, after_seq, MAX_LOOKS)).fetchall()
+    # An end that lies ahead is that of a clock which was wrong: those after it need not wait.
+    now_ns = time.time_ns()
+    since_ns = now_ns - int(PATIENCE_S * 1e9) * has_living
+    rows = connection.execute(_ENDED, (since_ns, now_ns, after_seq, MAX_LOOKS)).fetchall()
     fresh = [seq for _, seq, is_fresh in rows if is_fresh]
     settled = [run_id for run_id, _, is_fresh in rows if not is_fresh]
     return settled, fresh[0] - 1 if fresh else max((row[1] for row in rows), default=after_seq)

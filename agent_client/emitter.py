@@ -311,7 +311,10 @@ class Emitter:
             if refusals == self._reported_refusals and not any(chunk.frames for chunk in chunks):
                 return has_drained
             has_drained = True
-            intakes = [Intake(chunk, refused[chunk.ring_id]) for chunk in chunks]
+            intakes = [
+                Intake(chunk, refused[chunk.ring_id], rings[chunk.ring_id].stored_k)
+                for chunk in chunks
+            ]
             with self._io:
                 events = self._journal.write(intakes)
             # Counted before it is released: stats() in between must not show a loss.

@@ -204,7 +204,9 @@ class EventLog:
     def lines_after(self, place: Place) -> Iterator[bytes]:
         """Every line past a place, of all segments in order."""
         end = self.end()
-        closed = closed_segments(self._folder) if end.segment != place.segment else []
+        # Once, where both are 0: a new database, and a log whose last segment was just closed.
+        is_near = 0 < place.segment == end.segment
+        closed = [] if is_near else closed_segments(self._folder)
         # A first version's place names no segment: its log had but the one.
         begin = place.segment or (closed[0].first_seq if closed else end.segment)
         for segment in closed:

@@ -45,10 +45,14 @@ CATCH_UP_LINES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """A chunk of one ring with the ring's count of refused events."""
+    """A chunk of one ring with the ring's count of refused events.
+
+    ``stored_k``: up to where a living writer knows the ring stored, should its cursor be gone.
+    """
 
     chunk: Chunk
     refused: dict[str, int] = field(default_factory=dict)
+    stored_k: int = 0
 
 
 def oldest_chunks(rings: Sequence[Ring], max_events: int) -> list[Chunk]:
@@ -63,7 +67,16 @@ def oldest_chunks(rings: Sequence[Ring], max_events: int) -> list[Chunk]:
         return chunks
     bound = min(full)  # a full chunk's ring may hold more, all of it after this
     counts = [sum(frame.n <= bound for frame in chunk.frames) for chunk in chunks]
-    return [ring.read(count) for ring, count in zip(rings, counts, strict=True)]
+    return [_read_up_to(ring, count, bound) for ring, count in zip(rings, counts, strict=True)]
+
+
+def _read_up_to(ring: Ring, count: int, bound: int) -> Chunk:
+    """So many of the oldest frames, or fewer: the oldest may have overflowed since we looked."""
+    while True:
+        chunk = ring.read(count)
+        count = sum(frame.n <= bound for frame in chunk.frames)
+        if count == len(chunk.frames):
+            return chunk
 
 
 _INHERITED: list[sqlite3.Connection] = []
@@ -182,17 +195,17 @@ class Journal:
     def rebuild(self) -> int:
         """Empty the tables and index the whole log again, to the same rows; returns lines read.
 
-        One transaction: a reader sees the old rows or the new ones. Rows from before the log's
-        first line (of a first-version database, or of a log that was cut) are nowhere else, so
-        they stay. The ledger is no index and stays too. Errors: as ``write``.
+        One transaction: a reader sees the old rows or the new ones. Rows whose line the log does
+        not hold (of a first-version database, or of a log that was cut, wherever) are nowhere
+        else, so they stay. The ledger is no index and stays too. Errors: as ``write``.
         """
         with self.locked() as connection:
             found = map(parse, self.log.lines_after(Place()))
-            first = next((line for line in found if line is not None), None)
-            if first is None:
+            held = _ranges(line.seq for line in found if line is not None)
+            if not held:
                 return 0
             for table in EVENT_TABLES:
-                connection.execute(f"DELETE FROM {table.name} WHERE seq >= ?", (first.seq,))
+                connection.executemany(f"DELETE FROM {table.name} WHERE seq BETWEEN ? AND ?", held)
             connection.execute("DELETE FROM tel_open_runs")
             # Else the errors' own numbers would go on from where they were.
             connection.execute("DELETE FROM sqlite_sequence WHERE name LIKE 'tel!_%' ESCAPE '!'")
@@ -230,15 +243,18 @@ class Journal:
     def _catch_up(self, connection: sqlite3.Connection) -> int:
         """Index what the log holds past the database's place in it; returns the lines read."""
         place = Place(_state_int(connection, "log_segment"), _state_int(connection, "log_offset"))
-        if self.log.end() == place:
+        if place.segment and self.log.end() == place:
             return 0
         read, seq = 0, _state_int(connection, "seq")
+        is_new = not place.segment and not seq
         after = self.log.lines_after(place)
         while batch := list(itertools.islice(after, CATCH_UP_LINES)):
             lines = [line for line in map(parse, batch) if line is not None]
             index(connection, lines)
             seq = max([seq, *(line.seq for line in lines)])
             read += len(lines)
+        if is_new:
+            _take_back_overflow(connection, seq - read)
         _put_int(connection, "seq", seq)
         # An end short of our place: the log was cut by other hands; the rows it fed are here.
         _put_place(connection, self._end(seq))
@@ -253,7 +269,7 @@ class Journal:
         lines: list[Line] = []
         for intake in intakes:
             ring_id, frames = intake.chunk.ring_id, intake.chunk.frames
-            next_k = _open_ring(connection, ring_id, intake.refused)
+            next_k = _open_ring(connection, intake)
             fresh = [frame for frame in frames if frame.k >= next_k]
             first_k = fresh[0].k if fresh else intake.chunk.end_k
             if first_k > next_k:
@@ -291,10 +307,13 @@ def _decode_or_note(payload: bytes) -> Line:
         return Line({"event": UNREADABLE})
 
 
-def _open_ring(connection: sqlite3.Connection, ring_id: str, refused: dict[str, int]) -> int:
+def _open_ring(connection: sqlite3.Connection, intake: Intake) -> int:
+    ring_id, refused = intake.chunk.ring_id, intake.refused
+    # A cursor goes with its folder; where that could not be made, or was deleted, its process
+    # lives on, and what it has stored is no loss.
     connection.execute(
-        "INSERT OR IGNORE INTO tel_rings VALUES (?, 0, 0, 0, 0, 0)",
-        (ring_id,),
+        "INSERT OR IGNORE INTO tel_rings VALUES (?, ?, 0, 0, 0, 0)",
+        (ring_id, intake.stored_k),
     )
     connection.execute(
         "UPDATE tel_rings SET encode = ?, too_large = ? WHERE ring_id = ?",
@@ -304,6 +323,30 @@ def _open_ring(connection: sqlite3.Connection, ring_id: str, refused: dict[str, 
         "SELECT next_k FROM tel_rings WHERE ring_id = ?", (ring_id,)
     ).fetchone()
     return int(row[0])
+
+
+def _take_back_overflow(connection: sqlite3.Connection, missing: int) -> None:
+    """What a new database took for overflow though it was logged: its line has gone since.
+
+    A line that retention took is missing from the numbers of its ring and of the log; what
+    overflowed never had one in the log.
+    """
+    sql = "SELECT ring_id, overflow FROM tel_rings WHERE overflow > 0"
+    for ring_id, overflow in connection.execute(sql).fetchall():
+        part = min(missing, overflow)
+        missing -= part
+        connection.execute(
+            "UPDATE tel_rings SET overflow = overflow - ? WHERE ring_id = ?", (part, ring_id)
+        )
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as first and last of what goes without a gap."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        first = found.pop()[0] if found and found[-1][1] == number - 1 else number
+        found.append((first, number))
+    return found
 
 
 def _state_int(connection: sqlite3.Connection, key: str) -> int:

@@ -48,10 +48,13 @@ class SegmentTrim:
         offset = 0
         while offset < self._status.st_size:
             with closing(sqlite3.connect(database_path(self._home), timeout=5)) as connection:
-                for raw in self._some_lines(offset):
+                lines = self._some_lines(offset)
+                for raw in lines:
                     end = min(offset + len(raw) + 1, self._status.st_size)
                     self._take(connection, raw, offset, end)
                     offset = end
+            if not lines:
+                return  # another prune made it shorter meanwhile: ``put`` leaves it alone
             yield
 
     def _some_lines(self, offset: int) -> list[bytes]:
@@ -86,8 +89,10 @@ class SegmentTrim:
             return
         self._temporary.unlink(missing_ok=True)
         for some in _portions(self.kept):
-            descriptor = open_private(self._temporary, os.O_WRONLY | os.O_APPEND)
-            with self._path.open("rb") as source, os.fdopen(descriptor, "wb") as file:
+            with (
+                self._path.open("rb") as source,
+                os.fdopen(open_private(self._temporary, os.O_WRONLY | os.O_APPEND), "wb") as file,
+            ):
                 for start, end in some:
                     source.seek(start)
                     file.write(source.read(end - start))
@@ -97,17 +102,23 @@ class SegmentTrim:
             os.fsync(file.fileno())
 
     def put(self) -> bool:
-        """Replace or delete the segment, under the journal's lock; False: another was first."""
+        """Replace or delete the segment, under the journal's lock; False: another was first.
+
+        Nothing is done to one that holds nothing expired.
+        """
         try:
-            is_same = os.path.samestat(self._path.stat(), self._status)
+            status = self._path.stat()
+            is_same = (
+                os.path.samestat(status, self._status) and status.st_size == self._status.st_size
+            )
         except OSError:
             is_same = False
         if not is_same:
             self._temporary.unlink(missing_ok=True)
-        elif self.kept:
-            self._temporary.replace(self._path)
-        else:
+        elif not self.kept:
             self._path.unlink()
+        elif self.dropped_bytes:
+            self._temporary.replace(self._path)
         return is_same
 
 

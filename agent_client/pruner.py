@@ -87,7 +87,8 @@ class Pruner:
         for table in EVENT_TABLES:
             yield from self._prune_table(table)
         for segment in self._segments():
-            yield from self._prune_segment(segment)
+            with suppress(FileNotFoundError):  # another prune, or its owner, deleted it meanwhile
+                yield from self._prune_segment(segment)
         self._prune_set_aside()
         if not self._dry_run:
             yield from self._shrink()
@@ -197,7 +198,7 @@ class Pruner:
                     yield True
             oldest = str(trim.oldest_kept_ns) if trim.kept else None
             with self._journal.locked() as connection:
-                if trim.dropped_bytes and not trim.put():
+                if not trim.put():
                     return
                 put_state(connection, {f"{_OLDEST}{segment.first_seq}": oldest})
         if trim.dropped_bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,13 +134,15 @@ def reconcile(home: Path, session_ids: Iterable[str]) -> int:
 
 
 def _price_since_last_time(home: Path, journal: Journal, connection: sqlite3.Connection) -> None:
-    seen_s = float(get_state(connection, "cost.seen_s") or 0.0)
+    # Never past now: after a clock that was ahead, all that comes would lie before what was seen.
+    now_s = time.time()
+    seen_s = min(float(get_state(connection, "cost.seen_s") or 0.0), now_s)
     since_s = seen_s - LOOK_BACK_S
     costs = read_costs(home, since_s=since_s)
     ended = overridden_sessions(connection, since_s)
     events = priced_runs(connection, costs, {cost.session_id for cost in costs} | ended.keys())
     journal.append_events(connection, events)
-    newest_s = max((*(cost.last_seen_s for cost in costs), *ended.values(), seen_s))
+    newest_s = min(max((*(cost.last_seen_s for cost in costs), *ended.values(), seen_s)), now_s)
     if newest_s > seen_s:
         put_state(connection, {"cost.seen_s": repr(newest_s)})
 

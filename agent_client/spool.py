@@ -91,6 +91,7 @@ class Ring:
         "ready",
         "refused",
         "ring_id",
+        "stored_k",
         "tail",
         "tail_k",
     )
@@ -104,7 +105,7 @@ class Ring:
         # Offset and number of the next frame, moved by one store: whatever a signal handler
         # raises between two bytecodes of an append, the frame is in or it is not.
         self.end = (0, 0)
-        self.tail = self.tail_k = 0
+        self.tail = self.tail_k = self.stored_k = 0
         self._is_appending = False
         self.ready = 0  # bytes of the ring whose pages are mapped: see ``pages``
         self.refused = dict.fromkeys(REFUSED_REASONS, 0)
@@ -202,6 +203,7 @@ class Ring:
     def release(self, chunk: Chunk) -> None:
         """Give a durable chunk's bytes back, unless the producer already took them."""
         with self._lock:
+            self.stored_k = max(self.stored_k, chunk.end_k)
             if chunk.end_k > self.tail_k:
                 self._move_tail(chunk.end_offset, chunk.end_k)
 
@@ -313,8 +315,7 @@ class Spool:
         folder.mkdir(mode=0o700, exist_ok=True)
         fresh = folder / f".new-{self.process_id}"
         fresh.mkdir(mode=0o700)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._lock_fd = os.open(fresh / "lock", flags, 0o600)
+        self._lock_fd = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         # Locked before it is visible: nobody can take a living process for a dead one.
         fresh.rename(self._folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,15 @@ def test_a_run_that_goes_on_costs_more(tmp_path: Path) -> None:
     assert reconcile(tmp_path, ["session-0"]) == 1
     assert run_costs(tmp_path) == [("run-0", pytest.approx(0.51 + 0.3), "estimated")]
     assert reconcile(tmp_path, ["session-0"]) == 0
+
+
+def test_a_clock_that_was_a_year_ahead_leaves_no_later_session_unpriced(tmp_path: Path) -> None:
+    store_events(tmp_path, run_event(0), run_event(1))
+    host_accounts(tmp_path, usage(0.1, last_seen=time.time() + 365 * 86_400))
+    recover(tmp_path)
+    host_accounts(tmp_path, usage(0.2, session_id="session-1", last_seen=time.time()))
+    recover(tmp_path)
+    assert [row[1] for row in run_costs(tmp_path)] == [pytest.approx(0.1), pytest.approx(0.2)]
 
 
 def test_only_the_sessions_named_are_priced(tmp_path: Path) -> None:

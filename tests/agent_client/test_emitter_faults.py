@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from agent_client import emitter as emitter_module
 from agent_client import journal as journal_module
 from agent_client import store as store_module
 from agent_client.emitter import Emitter
+from agent_client.files import telemetry_dir
 from agent_client.journal import LOCK
 from agent_client.recovery import recover
 from agent_client.store import DATABASE, LOG, make_folder
@@ -107,6 +109,26 @@ def test_a_folder_that_cannot_be_made_loses_no_emit(tmp_path: Path) -> None:
     assert made.flush()
     made.close()
     assert span_ids(tmp_path) == ["call-1"]
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_living_process_without_a_spool_folder_is_booked_on_where_it_was(
+    tmp_path: Path, is_made: bool
+) -> None:
+    spool = telemetry_dir(tmp_path) / "spool"
+    if not is_made:
+        spool.parent.mkdir()
+        spool.write_text("in the way")
+    recorder = Emitter(tmp_path)
+    recorder.emit(model_call(0))
+    assert recorder.flush()
+    if is_made:
+        shutil.rmtree(spool)
+    recover(tmp_path)  # another process takes it for dead
+    recorder.emit(model_call(1))
+    assert recorder.flush()
+    recorder.close()
+    assert ledger(tmp_path) == (2, {})
 
 
 def test_a_full_disk_under_the_log_leaves_no_torn_line(

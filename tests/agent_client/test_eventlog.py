@@ -102,6 +102,30 @@ def test_a_database_that_is_gone_is_filled_from_all_segments(
     assert all_rows(tmp_path) == rows
 
 
+def rotate(home: Path) -> None:
+    journal = Journal(home)
+    with journal.locked() as connection:
+        journal.rotate(connection)
+    journal.close()
+
+
+def test_a_log_whose_last_segment_was_just_closed_is_read_whole(tmp_path: Path) -> None:
+    fill(tmp_path)
+    rotate(tmp_path)
+    rows = all_rows(tmp_path)
+    assert rebuild(tmp_path) == 44
+    assert all_rows(tmp_path) == rows
+
+
+def test_a_database_that_is_gone_after_a_rotation_gives_no_seq_twice(tmp_path: Path) -> None:
+    store_events(tmp_path, *(model_call(n) for n in range(5)))
+    rotate(tmp_path)
+    set_database_aside(tmp_path)
+    store_events(tmp_path, model_call(5))
+    assert span_ids(tmp_path) == call_ids(0, 6)
+    assert [record["seq"] for record in log_records(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_torn_tail_of_a_closed_segment_swallows_nothing(
     tmp_path: Path, small_segments: None
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import marshal
 import os
 import shutil
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from agent_client import spool
 from agent_client.contract.tables import TOOL_CALLS
+from agent_client.eventlog import closed_segments
 from agent_client.files import telemetry_dir
 from agent_client.frames import decode
-from agent_client.journal import Journal, set_database_aside
+from agent_client.journal import Journal, oldest_chunks, set_database_aside
+from agent_client.retention import prune
+from agent_client.spool import Chunk, Ring, Spool
 from agent_client.store import DATABASE, LOG
 from tests.agent_client.builders import (
     Anything,
@@ -98,6 +103,31 @@ def fill(home: Path) -> None:
     write(home, intake(*map(frame, events), b"garbage", encode=3))
 
 
+def test_a_ring_that_overflows_while_it_is_read_overtakes_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "MAX_FRAMES", 4)
+    fast, slow = (rings := Spool(tmp_path)).new_ring(), rings.new_ring()
+    for ring in (fast, fast, fast, fast, slow, slow, slow):
+        ring.append(b"payload")
+    looks = itertools.count()
+
+    def read(ring: Ring, max_frames: int) -> Chunk:
+        if next(looks) == 2:  # between the look and the reading
+            for _ in range(4):
+                fast.append(b"payload")
+        return whole(ring, max_frames)
+
+    whole = Ring.read
+    monkeypatch.setattr(Ring, "read", read)
+    first = [frame.n for chunk in oldest_chunks([fast, slow], 6) for frame in chunk.frames]
+    assert first == []  # 0 to 3 are gone, and 7 to 10 come after 4 to 6
+    for ring, chunk in zip((fast, slow), chunks := oldest_chunks([fast, slow], 8), strict=True):
+        ring.release(chunk)
+    assert sorted(frame.n for chunk in chunks for frame in chunk.frames) == [4, 5, 6, 7, 8, 9, 10]
+    rings.remove()
+
+
 def test_rebuild_gives_the_same_rows_and_leaves_the_books_alone(tmp_path: Path) -> None:
     fill(tmp_path)
     rows, books = all_rows(tmp_path), ledger(tmp_path)
@@ -120,6 +150,20 @@ def test_rebuild_keeps_rows_that_the_log_no_longer_has(tmp_path: Path) -> None:
     assert query(tmp_path, "SELECT seq FROM tel_model_calls ORDER BY seq") == [(1,), (2,)]
 
 
+def test_rebuild_keeps_rows_of_a_segment_that_other_hands_deleted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(3):
+        store_events(tmp_path, model_call(number))
+        with journal.locked() as connection:
+            journal.rotate(connection)
+    segments = closed_segments(telemetry_dir(tmp_path))
+    segments[1].path.unlink()
+    before = all_rows(tmp_path)
+    assert journal.rebuild() == 2
+    journal.close()
+    assert all_rows(tmp_path) == before
+
+
 def test_a_database_that_is_gone_is_filled_from_the_log(tmp_path: Path) -> None:
     fill(tmp_path)
     rows = all_rows(tmp_path)
@@ -127,6 +171,18 @@ def test_a_database_that_is_gone_is_filled_from_the_log(tmp_path: Path) -> None:
     write(tmp_path, intake())
     assert all_rows(tmp_path) == rows
     assert set_database_aside(tmp_path / "nowhere") is None
+
+
+def test_what_retention_took_is_no_overflow_to_a_new_database(tmp_path: Path) -> None:
+    calls = [frame(model_call(n, start_ns=1, end_ns=2)) for n in range(10)]
+    write(tmp_path, intake(*calls), intake(*map(frame, [model_call(90)]), ring="p.1"))
+    write(tmp_path, intake(frame(model_call(91)), first_k=13))
+    assert ledger(tmp_path)[1] == {"overflow": 3}
+    assert prune(tmp_path, retention_days=30, force=True).rows["tel_model_calls"] == 10
+    set_database_aside(tmp_path)
+    write(tmp_path, intake())
+    assert span_ids(tmp_path) == ["call-90", "call-91"]
+    assert ledger(tmp_path) == (2, {"overflow": 3})
 
 
 def test_a_log_cut_by_other_hands_loses_no_row_and_goes_on(tmp_path: Path) -> None:

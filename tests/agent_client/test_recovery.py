@@ -109,6 +109,12 @@ def test_a_run_without_any_event_ends_where_it_began(tmp_path: Path) -> None:
     assert run_row(tmp_path)[:2] == ("abandoned", START_NS)
 
 
+def test_a_run_that_outlived_the_rows_of_its_calls_keeps_its_counts(tmp_path: Path) -> None:
+    killed(tmp_path, open_run(model_call_count=7, tool_call_count=5, error_count=2), model_call())
+    recover(tmp_path)
+    assert run_row(tmp_path)[2:] == (7, 5, 2)
+
+
 def test_a_closed_run_is_left_as_it_is(tmp_path: Path) -> None:
     killed(tmp_path, open_run(), run_event(end_reason="interrupted"))
     assert recover(tmp_path).runs_closed == 0
@@ -311,6 +317,22 @@ def test_a_long_past_is_looked_at_in_steps(tmp_path: Path, monkeypatch: pytest.M
     for _ in range(3):
         recover(tmp_path)
     assert query(tmp_path, "SELECT count(*) FROM tel_spans WHERE kind = 'turn'") == [(5,)]
+
+
+def test_runs_that_ended_when_the_clock_was_ahead_hold_no_others_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "MAX_LOOKS", 2)
+    ahead_ns = time.time_ns() + 365 * 86_400 * SECOND_NS
+    killed(tmp_path, *(run_event(number, end_ns=ahead_ns) for number in range(3)))
+    killed(tmp_path, model_call(run_id="run-9", parent_span_id="turn-9"), run_event(9))
+    living = Emitter(tmp_path)
+    living.emit(open_run(10))
+    assert living.flush()
+    for _ in range(3):
+        recover(tmp_path)
+    living.close()
+    assert query(tmp_path, "SELECT span_id FROM tel_spans WHERE kind = 'turn'") == [("turn-9",)]
 
 
 def test_a_subagent_that_died_with_its_parent_is_a_span_of_the_parents_turn(

@@ -282,6 +282,45 @@ def test_others_write_and_prune_between_two_steps(tmp_path: Path, small_steps: N
     assert not list(telemetry_dir(tmp_path).glob(".events-*"))
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_segment_that_another_prune_made_shorter_is_left_to_it(
+    tmp_path: Path, small_steps: None, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    monkeypatch.setattr(eventlog, "SEGMENT_BYTES", 50_000)
+    calls = [call(n, NEW_NS if is_first == (n < 20) else OLD_NS) for n in range(40)]
+    store_events(tmp_path, *calls)
+    journal = Journal(tmp_path)
+    with journal.locked() as connection:
+        journal.rotate(connection)
+    slow = cutoff(tmp_path)
+    (segment,) = slow._segments()
+    steps = slow._prune_segment(segment)
+    for _ in range(12):
+        next(steps)
+    pruned(tmp_path, force=True)
+    states = query(tmp_path, "SELECT * FROM tel_state WHERE key LIKE 'retention.oldest%'")
+    assert len(list(itertools.islice(steps, 200))) < 200
+    kept = call_ids(0, 20) if is_first else call_ids(20, 40)
+    assert [record["span_id"] for record in log_records(tmp_path)] == kept
+    assert states == query(tmp_path, "SELECT * FROM tel_state WHERE key LIKE 'retention.oldest%'")
+    assert not list(telemetry_dir(tmp_path).glob(".events-*"))
+
+
+def test_a_segment_that_is_gone_between_two_steps_stops_no_prune(
+    tmp_path: Path, small_steps: None
+) -> None:
+    fill(tmp_path)
+    working = cutoff(tmp_path)
+    steps = working.steps()
+    while not working.report.log_files:
+        next(steps)
+    for segment in eventlog.closed_segments(telemetry_dir(tmp_path))[:-2]:
+        segment.path.unlink()
+    for _ in steps:
+        pass
+    assert pruned(tmp_path).rows == dict.fromkeys(working.report.rows, 0)
+
+
 def test_a_run_that_goes_on_while_it_is_pruned_stays(tmp_path: Path) -> None:
     store_events(tmp_path, run_event(1, start_ns=OLD_NS, end_ns=OLD_NS + 1))
     working = cutoff(tmp_path)
