@@ -97,6 +97,17 @@ def test_a_session_is_exported_by_its_structure(tmp_path: Path) -> None:
     ]
 
 
+def test_a_sentence_in_a_names_place_does_not_leave_without_content(tmp_path: Path) -> None:
+    said = "please delete everything"
+    home = one_session(tmp_path, role="tool", tool_name=said, finish_reason=said, tool_call_id=said)
+    (session,) = session_records(home)
+    message = session["messages"][0]
+    names = ("role", "tool_name", "finish_reason", "tool_call_id")
+    assert [message[name] for name in names] == ["tool", "other", "other", "other"]
+    (opened,) = with_content(home)
+    assert opened["messages"][0]["tool_name"] == said
+
+
 CLOSED: tuple[Any, ...] = (
     {},
     None,
