@@ -128,8 +128,10 @@ def export(
     trajectories plane on in ``config`` (None: the home's own, managed scope included).
     ``on_progress`` is told the number of records so far. Errors: OSError from ``out``, StoreError.
     """
-    posture = resolve(load(home) if config is None else config)
-    with_content = include_content and posture.trajectories_enabled
+    settings = load(home) if config is None else config
+    posture = resolve(settings)
+    is_unread = isinstance(settings, ClientConfig) and settings.unread != ""
+    with_content = include_content and posture.trajectories_enabled and not is_unread
     adopt_from_host(home)
     writer = _Writer(out, is_json=fmt == "json", on_progress=on_progress)
     with Store(home) as store:

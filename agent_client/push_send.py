@@ -136,6 +136,8 @@ def open_gate(home: Path) -> Gate | PushResult:
     if credential is None:
         return PushResult("not_enrolled", EXIT_CREDENTIAL, "not_enrolled")
     settings = config.load(home)
+    if settings.unread:
+        return PushResult("closed", EXIT_CLOSED, "plane_closed", settings.unread)
     posture = resolve(settings)
     if posture.install_id != credential.install_id:
         detail = "the install id was cleared or changed since enrollment; enroll again"

@@ -78,6 +78,8 @@ class Closed:
 
 def target_of(settings: ClientConfig) -> Target | Closed:
     """Where the local plane may go by OTLP, as the configuration stands now. No I/O."""
+    if settings.unread:
+        return Closed("plane_closed", settings.unread)
     for key, is_open in (
         ("telemetry.local", resolve(settings).local_enabled),
         (f"{_KEY}enabled", settings.get(f"{_KEY}enabled") is True),

@@ -419,6 +419,15 @@ def test_an_endpoint_that_would_show_or_hold_secrets_is_refused(tmp_path: Path, 
     assert url.count("@") == 0 or "sesame" not in shown(url)
 
 
+def test_a_configuration_that_cannot_be_read_opens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_MANAGED_DIR", str(tmp_path / "managed"))
+    (tmp_path / "managed").mkdir()
+    (tmp_path / "managed" / "config.yaml").write_text("telemetry: {local: fal")
+    assert isinstance(target(tmp_path, "https://collector.example"), Closed)
+
+
 def test_plain_http_beyond_this_machine_needs_a_word_of_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,27 @@ def test_a_receipt_whose_codes_are_no_codes_is_shown_without_them(
     assert len(kept) < 500
 
 
+@pytest.mark.parametrize("layer", ["user", "managed"])
+@pytest.mark.parametrize(
+    "text", ["telemetry: {export: {console: {enabled: fal", "- a list", "a: &a [*a]"]
+)
+def test_a_configuration_that_cannot_be_read_lets_nothing_out(
+    home: Path,
+    console: LoopbackConsole,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    layer: str,
+    text: str,
+) -> None:
+    managed = tmp_path_factory.mktemp("managed")
+    monkeypatch.setenv("HERMES_MANAGED_DIR", str(managed))
+    configure(home if layer == "user" else managed, text)
+    result = push.push_once(home)
+    assert (result.status, result.exit_code) == ("closed", push.EXIT_CLOSED)
+    assert "config.yaml" in result.detail
+    assert console.sent(PATH_TELEMETRY) == []
+
+
 def test_an_address_that_cannot_be_read_is_not_quoted() -> None:
     with pytest.raises(AddressError) as caught:
         connect_to("https://user:sesame/more@host.example")
