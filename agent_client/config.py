@@ -27,10 +27,16 @@ PSEUDONYM_KEY_BYTES: Final = 32
 MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 """The host's own files are some tens of kilobytes; more is a mistake we do not parse."""
 
+MAX_CONFIG_DEPTH: Final = 100
+"""The host's own files have some five levels; Python's stack ends at some three hundred."""
+
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _ENV_REF = re.compile(r"\$\{([^}]+)\}")
 _FAIL_CLOSED: Final[Mapping[str, object]] = {"telemetry.allow_aggregate": False}
 """A gate whose value cannot be read is shut; every other malformed key gets its default."""
+_UNREAD: Final = frozenset(
+    f"{layer}_{fault}" for layer in ("user", "managed") for fault in ("unreadable", "malformed")
+)
 _FALSE_WORDS: Final = frozenset({"false", "no", "off", "0"})
 
 
@@ -82,6 +88,18 @@ class ClientConfig:
     def get(self, dotted: str, default: object = None) -> object:
         """The value of a dotted key; ``default`` when any part of the path is missing."""
         return lookup(self.values, dotted, default)
+
+    @property
+    def unread(self) -> str:
+        """Which file could not be read, in a sentence; "" for none. Nothing may leave then.
+
+        A file that would shut a gate must not be taken for an empty one: enrolling opens one, and
+        each layer may shut what the other opens.
+        """
+        found = next((one for one in self.problems if one.code in _UNREAD), None)
+        return (
+            f"{found.subject} {found.detail}; it may say that nothing is to leave" if found else ""
+        )
 
     def source(self, dotted: str) -> Source:
         """Where a leaf comes from; a parent has the strongest source among its leaves."""
@@ -296,7 +314,24 @@ def parse_yaml(data: bytes) -> object:
         raise ValueError(where) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValueError(type(error).__name__) from error
+    if _is_deep(value):
+        raise ValueError("nested without end")
     return value
+
+
+def _is_deep(value: object) -> bool:
+    """Whether it nests further than we follow: an alias (``&a [*a]``) may even hold itself."""
+    level = {id(value): value}
+    for _ in range(MAX_CONFIG_DEPTH):
+        level = {
+            id(inner): inner
+            for outer in level.values()
+            if isinstance(outer, (list, dict))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        }
+        if not level:
+            return False
+    return True
 
 
 def _managed_env(path: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, Literal
 
 from agent_client.adopt import adopt_from_host
 from agent_client.config import ClientConfig, load
-from agent_client.contract.redact import UNAVAILABLE
+from agent_client.contract.redact import UNAVAILABLE, redact_text
 from agent_client.contract.tables import EVENT_TABLES, Table
 from agent_client.encoding import RowEncoder, Values, encode
 from agent_client.hostdb import tolerant_text
@@ -24,7 +24,7 @@ from agent_client.policy.posture import Posture, resolve
 from agent_client.sessions import KIND, Scope, SessionReader
 from agent_client.store import Row, Store, StoreError
 
-__all__ = ["Batch", "ExportReport", "encode", "export", "next_batch"]
+__all__ = ["Batch", "ExportReport", "encode", "export", "is_redactor_missing", "next_batch"]
 
 MAX_BATCH_ROWS: Final = 5_000
 MAX_BATCH_BYTES: Final = 6_000_000
@@ -65,6 +65,15 @@ class ExportReport(dict[str, int]):
         return dict(self)
 
 
+def is_redactor_missing() -> bool:
+    """Whether nothing can be redacted here; a record may hold the mark of it for its own reasons.
+
+    A value that nests too deeply has it, and so has a name that is spelled like it: neither may
+    hold up what lies behind it.
+    """
+    return redact_text("") == UNAVAILABLE
+
+
 def next_batch(
     store: Store,
     *,
@@ -81,7 +90,7 @@ def next_batch(
     counts: dict[str, int] = {}
     size, last_seq, first_seq = 0, after_seq, 0
     for row, line in _encoded(store.rows_after(after_seq, max_rows)):
-        if UNAVAILABLE in line:
+        if UNAVAILABLE in line and is_redactor_missing():
             raise StoreError(REDACTOR_MISSING)
         if lines and size + len(line) + 1 > max_bytes:
             break
@@ -124,8 +133,10 @@ def export(
     trajectories plane on in ``config`` (None: the home's own, managed scope included).
     ``on_progress`` is told the number of records so far. Errors: OSError from ``out``, StoreError.
     """
-    posture = resolve(load(home) if config is None else config)
-    with_content = include_content and posture.trajectories_enabled
+    settings = load(home) if config is None else config
+    posture = resolve(settings)
+    is_unread = isinstance(settings, ClientConfig) and settings.unread != ""
+    with_content = include_content and posture.trajectories_enabled and not is_unread
     adopt_from_host(home)
     writer = _Writer(out, is_json=fmt == "json", on_progress=on_progress)
     with Store(home) as store:

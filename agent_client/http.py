@@ -32,7 +32,13 @@ DEADLINE_S: Final = 120.0
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """Receipts list at most 100 rejections; more is not an answer of ours."""
 MAX_DETAIL_CHARS: Final = 300
+MAX_SAID_CHARS: Final = 2_000
+"""Of a peer's text only this much is scrubbed, and of that MAX_DETAIL_CHARS are shown."""
 MAX_RETRY_AFTER_S: Final = 86_400.0
+CANNOT_BE_SENT: Final = (
+    "no request can be made of the console's address, a proxy's address in the environment or the "
+    "credential: one of them holds characters that may not stand there"
+)
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -117,7 +123,7 @@ class Client:
         """One request with one answer: 2xx or 304.
 
         Errors: ApiError for a refusal (redirects included), NetworkError for everything that
-        leaves it unknown whether the console acted.
+        leaves it unknown whether the console acted, AddressError where no request can be made.
         """
         sent = {"User-Agent": USER_AGENT, "Accept": "*/*", "Connection": "close", **(headers or {})}
         if token:
@@ -138,7 +144,10 @@ class Client:
                 connection.close()
         except (OSError, HTTPException) as error:
             raise NetworkError(reason_of(error, self.base)) from error
-        return _judged(response, data)
+        except ValueError:
+            # What http.client says of a header holds its value: neither its words nor the chain.
+            raise AddressError(CANNOT_BE_SENT) from None
+        return _judged(response, data, token)
 
     def open(self, path: str, headers: dict[str, str]) -> tuple[HTTPConnection, str]:
         """A connection, through the environment's proxy where one is named, and the target."""
@@ -186,8 +195,9 @@ def parse_console_url(url: str, *, allow_plain_http: bool = False) -> SplitResul
     try:
         parts = urlsplit(url.strip())
         port_is_good = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise AddressError(f"not an address: {error}") from error
+    except ValueError:
+        # Its words quote a piece of the address: of a password with a slash in it, say.
+        raise AddressError("not an address: its host or port cannot be read") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or not port_is_good:
         raise AddressError("give the console's address with its scheme: https://console.example")
     if parts.username is not None or parts.query or parts.fragment:
@@ -242,20 +252,38 @@ def reason_of(error: Exception, base: SplitResult) -> str:
     return f"{place}: {type(error).__name__}"
 
 
-def _judged(response: HTTPResponse, data: bytes) -> Answer:
+def _judged(response: HTTPResponse, data: bytes, token: str) -> Answer:
     headers = {name.lower(): value for name, value in response.getheaders()}
     status = response.status
     if 200 <= status < 300 or status == 304:
         return Answer(status, headers, data)
     if 300 <= status < 400:
-        host = urlsplit(headers.get("location", "")).hostname or "another address"
+        host = _host_in(headers.get("location", "")) or "another address"
         detail = f"the console redirects to {host}; enroll with its final address"
         raise ApiError(status, "redirect", detail)
-    code, detail = _problem(status, headers, data)
+    code, said = _problem(status, headers, data)
+    detail = _shown(said, token)
     raise ApiError(status, code, detail, retry_after_s(headers.get("retry-after", "")))
 
 
-def _problem(status: int, headers: Mapping[str, str], data: bytes) -> tuple[str, str]:
+def _host_in(location: str) -> str:
+    try:
+        return printable(urlsplit(location).hostname)
+    except ValueError:
+        return ""
+
+
+def _shown(said: object, token: str) -> str:
+    """A console's words made safe to show: should it echo the credential, it is cut out."""
+    from agent_client.contract.redact import redact_text  # a refusal is rare, its rules are many
+
+    if not isinstance(said, str) or not said:
+        return ""
+    text = said.replace(token, "[credential]") if token else said
+    return printable(redact_text(text[:MAX_SAID_CHARS]))
+
+
+def _problem(status: int, headers: Mapping[str, str], data: bytes) -> tuple[str, object]:
     if headers.get("content-type", "").split(";")[0].strip() != MEDIA_PROBLEM:
         return f"http_{status}", ""
     try:
@@ -266,7 +294,7 @@ def _problem(status: int, headers: Mapping[str, str], data: bytes) -> tuple[str,
         return f"http_{status}", ""
     code = problem.get("code")
     known = code if isinstance(code, str) and code in PROBLEM_CODES else f"http_{status}"
-    return known, printable(problem.get("detail") or problem.get("title"))
+    return known, problem.get("detail") or problem.get("title")
 
 
 def printable(text: object) -> str:

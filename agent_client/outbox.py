@@ -117,8 +117,9 @@ def encode_outbox(
 
 def write_outbox(home: Path, outbox: Outbox) -> None:
     """Keep the batch; on return it survives a power cut. Errors: OSError."""
-    head = {**asdict(outbox), "sha256": hashlib.sha256(outbox.body).hexdigest()}
+    head = asdict(outbox)
     del head["body"]
+    head["sha256"] = _digest_of(head, outbox.body)
     data = json.dumps(head, separators=(",", ":")).encode("ascii") + b"\n" + outbox.body
     write_atomic(outbox_path(home, outbox.headers[HEADER_PLANE]), data)
 
@@ -134,13 +135,19 @@ def read_outbox(home: Path, plane: str = "local") -> Outbox | None:
     head_text, _, body = data.partition(b"\n")
     try:
         head = json.loads(head_text)
-        is_whole = head.pop("sha256") == hashlib.sha256(body).hexdigest()
+        is_whole = head.pop("sha256") == _digest_of(head, body)
         outbox = Outbox(**head, body=body)
     except (ValueError, TypeError, KeyError, AttributeError):
         is_whole, outbox = False, None
     if not is_whole:
         set_outbox_aside(home, "damaged", plane)
     return outbox if is_whole else None
+
+
+def _digest_of(head: Mapping[str, object], body: bytes) -> str:
+    """Of both: one wrong digit in ``last_seq`` would move the cursor past rows that never left."""
+    text = json.dumps(head, separators=(",", ":")).encode("ascii")
+    return hashlib.sha256(text + b"\n" + body).hexdigest()
 
 
 def clear_outbox(home: Path, plane: str = "local") -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from agent_client.contract.aggregate import (
     as_identifier,
 )
 from agent_client.contract.events import COST_STATUSES, END_REASONS, ENTRYPOINTS
-from agent_client.contract.redact import UNAVAILABLE, redact_record
+from agent_client.contract.redact import UNAVAILABLE, redact_record, redact_text
 from agent_client.contract.tables import COUNT_MAX, MS_MAX, TIME_MAX_NS, USD_MAX
 from agent_client.enroll import host_version
 from agent_client.export import REDACTOR_MISSING
@@ -203,15 +204,13 @@ def _used(
         for name, count in counts.items():
             used.tokens[name] = _whole(used.tokens.get(name, 0) + count)
         whole = _whole(sum(counts.values()) - counts["reasoning_tokens"])  # a part of output
-        used.models.append(
-            ModelUse(as_identifier(provider), as_identifier(model), _whole(calls), whole)
-        )
+        used.models.append(ModelUse(_name(provider), _name(model), _whole(calls), whole))
     for run_id, tool, _ in connection.execute(
         f"SELECT run_id, tool_name, count(*) FROM tel_tool_calls WHERE run_id IN ({runs}) "
         "GROUP BY 1, 2 ORDER BY 3 DESC, 2",
         values,
     ):
-        found.setdefault(run_id, _Used([], [], {})).tools.append(as_identifier(tool))
+        found.setdefault(run_id, _Used([], [], {})).tools.append(_name(tool))
     return found
 
 
@@ -231,7 +230,7 @@ def _summary(run: Mapping[str, object], used: _Used) -> WorkflowCompleted:
         cost_status=_word(run["cost_status"], COST_STATUSES, "unknown"),
         estimated_cost_usd=cost if isinstance(cost, float) and 0 <= cost <= USD_MAX else None,
         entrypoint=_word(run["entrypoint"], ENTRYPOINTS, "cli"),
-        platform=as_identifier(run["platform"]) if run["platform"] else None,
+        platform=_name(run["platform"]) if run["platform"] else None,
     )
 
 
@@ -240,6 +239,18 @@ def _whole(value: object, most: int = COUNT_MAX) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(min(max(value, 0), most))
+
+
+@lru_cache(maxsize=1_024, typed=True)
+def _name(value: object) -> str:
+    """A name as this plane may say it; one with a secret inside is no identifier any more.
+
+    Left as it is, the redactor would make of it what the console refuses, and the run with it.
+    """
+    text = redact_text(as_identifier(value))
+    if UNAVAILABLE in text:
+        raise StoreError(REDACTOR_MISSING)
+    return as_identifier(text)
 
 
 def _word(value: object, words: Collection[str], otherwise: str) -> str:

@@ -9,6 +9,7 @@ between any two repeats the step: the console knows the id and answers with the 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_client import __version__, config
+from agent_client.contract.aggregate import OTHER
 from agent_client.contract.wire import PATH_TELEMETRY, Receipt
 from agent_client.credential import Credential, load_credential
 from agent_client.export import MAX_BATCH_ROWS
@@ -65,6 +67,11 @@ MAX_ROWS: Final = {"local": MAX_BATCH_ROWS, "aggregate": MAX_BATCH_RUNS}
 
 CHANCE: Final = random.SystemRandom().random
 """Not the module's own generator: the host may have seeded that one."""
+
+MAX_ETAG_CHARS: Final = 80
+"""A quoted SHA-256 has 66."""
+_CODE: Final = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
+"""A code of ``wire.LINE_CODES``, also of one that a later console has."""
 
 _TRANSIENT: Final = frozenset({408, 425, 429})
 _NOT_THE_BATCH: Final = frozenset({403, 404, 405, 426})
@@ -129,6 +136,8 @@ def open_gate(home: Path) -> Gate | PushResult:
     if credential is None:
         return PushResult("not_enrolled", EXIT_CREDENTIAL, "not_enrolled")
     settings = config.load(home)
+    if settings.unread:
+        return PushResult("closed", EXIT_CLOSED, "plane_closed", settings.unread)
     posture = resolve(settings)
     if posture.install_id != credential.install_id:
         detail = "the install id was cleared or changed since enrollment; enroll again"
@@ -300,7 +309,7 @@ class PlanePush:
         return self.timing.chance() * min(BACKOFF_CAP_S, BACKOFF_BASE_S * float(2**attempt))
 
     def _acknowledge(self, outbox: Outbox, receipt: Receipt) -> None:
-        rejected_counts = {k: v for k, v in receipt.rejected_counts.items() if v}
+        rejected_counts = _counts_by_code(receipt)
         shown = LastReceipt(
             at_ns=self.timing.clock_ns(),
             batch_id=receipt.batch_id,
@@ -309,7 +318,7 @@ class PlanePush:
             duplicates=receipt.duplicates,
             rejected=sum(rejected_counts.values()),
             rejected_counts=rejected_counts,
-            policy_etag=receipt.policy_etag,
+            policy_etag=receipt.policy_etag[:MAX_ETAG_CHARS],
         )
         self.store.state_set(
             {
@@ -385,6 +394,16 @@ class PlanePush:
             detail=detail,
             retry_after_s=retry_after_s,
         )
+
+
+def _counts_by_code(receipt: Receipt) -> dict[str, int]:
+    """Refused lines by code; what a console says in a code's place is neither shown nor kept."""
+    counts: dict[str, int] = {}
+    for said, count in receipt.rejected_counts.items():
+        if count:
+            code = said if _CODE.fullmatch(said) else OTHER
+            counts[code] = counts.get(code, 0) + count
+    return counts
 
 
 def _ends_of(code: str) -> tuple[str, int]:

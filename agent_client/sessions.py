@@ -13,13 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent_client.contract.aggregate import OTHER
 from agent_client.contract.redact import redact_message, redact_record, redact_text
 from agent_client.encoding import dumps
-from agent_client.hostdb import MAX_FIELD_BYTES, STATE_DB, Fields, Session, connect
+from agent_client.hostdb import (
+    MAX_FIELD_BYTES,
+    MESSAGE_COLUMNS,
+    STATE_DB,
+    Fields,
+    Session,
+    connect,
+)
 from agent_client.hostdb import messages as messages_of
 from agent_client.hostdb import sessions as sessions_of
+from agent_client.payload import identifier_of
 
 KIND: Final = "session"
+_NAMES: Final = frozenset(name for name, kind in MESSAGE_COLUMNS.items() if kind == "text")
+"""Where a tool's name belongs a model may put a sentence, and the host keeps it."""
 _CONTENT: Final = ("content", "reasoning", "reasoning_content", "reasoning_details", "tool_calls")
 
 
@@ -101,6 +112,10 @@ class SessionReader:
     def _message(self, message: Fields) -> dict[str, object]:
         fields = {name: value for name, value in message.fields.items() if value is not None}
         with_content = self._scope.with_content
+        if not with_content:
+            fields |= {
+                name: identifier_of(fields[name]) or OTHER for name in _NAMES & fields.keys()
+            }
         made = redact_message(fields, include_content=with_content, pii=self._scope.pii)
         long = {name: message.long[name] for name in _CONTENT if name in message.long}
         if with_content:

@@ -25,6 +25,7 @@ from agent_client.cli.output import (
     size_text,
     talk,
 )
+from agent_client.cli.shown import shown_url
 from agent_client.enroll import (
     WAIT_S,
     EnrollError,
@@ -228,7 +229,7 @@ def _show_preview(args: argparse.Namespace) -> int:
     if is_json(args):
         say_json(
             {
-                "endpoint": found[0].endpoint,
+                "endpoint": shown_url(found[0].endpoint),
                 "rows": sum(preview.rows for preview in found),
                 "pending": sum(preview.pending for preview in found),
                 "planes": {preview.plane: _preview_json(preview) for preview in found},
@@ -246,7 +247,7 @@ def _show_plane(preview: Preview) -> None:
     rows(
         [
             ("Plane", preview.plane),
-            ("To", preview.endpoint),
+            ("To", shown_url(preview.endpoint)),
             ("Rows", f"{preview.rows} of {max(preview.pending, preview.rows)} pending: {counts}"),
             (
                 "Bytes",

@@ -39,9 +39,10 @@ def shown_url(url: object) -> str:
     text = str(url or "")
     try:
         parts = urlsplit(text)
+        is_whole = parts.port is None or parts.port > 0  # no number: half of a password, say
     except ValueError:
         return "not an address"
-    if not parts.scheme or not parts.netloc:
+    if not parts.scheme or not parts.netloc or not is_whole:
         return text and "not an address"
     host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}" + ("?…" if parts.query else "")

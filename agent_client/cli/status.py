@@ -261,7 +261,7 @@ def _enrollment_json(status: Status) -> dict[str, object] | None:
         return None
     return {
         "console_url": credential.console_url,
-        "endpoint": status.posture.console_endpoint,
+        "endpoint": shown_url(status.posture.console_endpoint),
         "enabled": status.posture.console_enabled,
         "fleet_id": credential.fleet_id,
         "group": credential.group,

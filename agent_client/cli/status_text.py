@@ -19,7 +19,7 @@ from agent_client.cli.output import (
     time_text,
     value_text,
 )
-from agent_client.cli.shown import shown_value
+from agent_client.cli.shown import shown_url, shown_value
 from agent_client.cli.status import Status, not_before_ns
 from agent_client.policy.view import PinView
 
@@ -110,7 +110,7 @@ def _console(status: Status) -> Iterator[Line]:
         yield "console", _off("not enrolled: nothing is sent anywhere")
         return
     enabled = "telemetry.export.console.enabled"
-    endpoint = clean(posture.console_endpoint or credential.console_url)
+    endpoint = clean(shown_url(posture.console_endpoint or credential.console_url))
     group = f", group {clean(credential.group)}" if credential.group else ""
     where = f"{endpoint}{group}"
     if posture.console_enabled:

@@ -10,7 +10,7 @@ import json
 from typing import Final
 
 from agent_client.contract.redact import UNAVAILABLE, redact_text
-from agent_client.export import REDACTOR_MISSING
+from agent_client.export import REDACTOR_MISSING, is_redactor_missing
 from agent_client.http import NetworkError, printable, retry_after_s
 from agent_client.otlp.encode import (
     LOGS,
@@ -94,7 +94,7 @@ class Delivery:
         if signal in self._not_offered:
             self.reject(signal, count)
             return
-        if UNAVAILABLE.encode() in body:
+        if UNAVAILABLE.encode() in body and is_redactor_missing():
             raise EndedError("failed", EXIT_FAILED, "redactor", REDACTOR_MISSING)
         if len(body) > MAX_BODY_BYTES and count > 1 and signal != METRICS:
             raise TooLargeError
@@ -161,12 +161,12 @@ class Delivery:
         """A collector's words made safe to show: should it echo a header, its value is cut out."""
         if not message:
             return ""
-        text = message[:MAX_SAID_CHARS]
+        text = message
         for value in self.target.values.values():
             for part in (value, *value.split()):
                 if len(part) >= MIN_ECHO_CHARS:
-                    text = text.replace(part, "[header]")
-        return printable(redact_text(text))
+                    text = text.replace(part, "[header]")  # before the cut, which could halve one
+        return printable(redact_text(text[:MAX_SAID_CHARS]))
 
 
 def json_partial_success(body: bytes) -> PartialSuccess:

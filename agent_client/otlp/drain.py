@@ -173,7 +173,7 @@ class _Run:
         resource = resource_of(install_id, configuration.keep_pseudonym_key(home))
         self.sender = Sender(__version__, target.profile, resource)
         self.scrubber = Scrubber()
-        self.delivery = Delivery(target, timing)
+        self.delivery = Delivery(target, replace(timing, sleep=self._pause))
         self.max_rows = MAX_BATCH_ROWS
         self.left = store.pending_count(self.cursor)
         self.held = 0
@@ -271,6 +271,11 @@ class _Run:
             raise EndedError(report.status, report.exit_code, report.reason, report.detail)
         if found != self.target:
             raise EndedError("later", EXIT_LATER, "configuration_changed", "try again")
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before a batch is sent again, and ask then whether it still may be."""
+        self.timing.sleep(seconds)
+        self._ask_gate()
 
     def _next_batch(self) -> _Batch | None:
         """What the cursor has not passed; of runs that may yet go on only that they are held."""

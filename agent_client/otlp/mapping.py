@@ -61,6 +61,7 @@ _HERMES: Final = {
     )
     for table in EVENT_TABLES
 }
+_INPUTS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 _NS_PER_MS: Final = 1_000_000
 _INT64_MAX: Final = 2**63 - 1
 
@@ -151,6 +152,8 @@ class Mapper:
                 output=output if isinstance(output, int) else None,
                 reasoning=_count(record["reasoning_tokens"]),
             )
+            if all(record[name] is None for name in _INPUTS):
+                del attributes["gen_ai.usage.input_tokens"]  # not said is not none
         _put_server(attributes, raw["base_url"], record["base_url"])
         error = call_error(record)
         if error:

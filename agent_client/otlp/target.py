@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from agent_client.config import ClientConfig
 from agent_client.contract.redact import redact_text
@@ -27,6 +27,8 @@ OUR_HEADERS: Final = frozenset(
     "connection content-encoding content-length content-type host transfer-encoding".split()
 )
 _SIGNAL_PATH: Final = re.compile(r"/v1/(traces|logs|metrics)/?$")
+_LOGIN: Final = re.compile(r"//.*@", re.DOTALL)
+"""Up to the last @: an address that is none, with a slash in its password, hides nothing else."""
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]+")
 _KEY: Final = "telemetry.export.otlp."
 
@@ -76,6 +78,8 @@ class Closed:
 
 def target_of(settings: ClientConfig) -> Target | Closed:
     """Where the local plane may go by OTLP, as the configuration stands now. No I/O."""
+    if settings.unread:
+        return Closed("plane_closed", settings.unread)
     for key, is_open in (
         ("telemetry.local", resolve(settings).local_enabled),
         (f"{_KEY}enabled", settings.get(f"{_KEY}enabled") is True),
@@ -113,7 +117,7 @@ def parse_endpoint(url: str, environ: Mapping[str, str]) -> SplitResult:
     try:
         base = parse_console_url(url, allow_plain_http=environ.get(INSECURE_VARIABLE) == "1")
     except AddressError as error:
-        if urlsplit(url).scheme == "http":
+        if url.strip().lower().startswith("http:"):
             raise AddressError(
                 "plain http would show headers and records to the network: use https, or "
                 f"{INSECURE_VARIABLE}=1 where the network is yours"
@@ -149,5 +153,5 @@ def _header_fault(name: str, variable: str, value: str, *, is_pinned: bool) -> s
 
 
 def shown(url: str) -> str:
-    """An address as it may be shown: one line, no secret in its path."""
-    return printable(redact_text(url))
+    """An address as it may be shown: one line, no secret in its path, no login in front of it."""
+    return printable(redact_text(_LOGIN.sub("//[login]@", url)))

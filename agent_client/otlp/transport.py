@@ -55,9 +55,12 @@ class Collector:
                     return self._exchange(self._connection, path, body, headers)
                 self.close()  # it had died while idle; what was sent may be sent again
             return self._exchange(self._open(), path, body, headers)
-        except (OSError, HTTPException, UnicodeError) as error:  # the last: a host's odd name
+        except (OSError, HTTPException) as error:
             self.close()
             raise NetworkError(reason_of(error, self._base)) from error
+        except ValueError as error:  # an odd name of a host, a proxy or a header
+            self.close()
+            raise NetworkError(reason_of(error, self._base)) from None
         except NetworkError:
             self.close()
             raise

@@ -95,13 +95,12 @@ def run_sync(
         client = transport or connect_to(
             endpoint_of(root, credential), allow_plain_http=credential.allow_plain_http
         )
-    except AddressError as error:
-        return SyncResult("failed", EXIT_FAILED, "address_refused", str(error))
-    try:
         with exclusive_lock(policy_dir(root) / "lock") as is_held:
             if not is_held:
                 return SyncResult("busy", EXIT_NETWORK, "busy", "another policy sync is under way")
             return _sync(_Round(root, credential, client, clock_ns or time.time_ns, verify_host))
+    except AddressError as error:  # found where it is read, or where a request is made of it
+        return SyncResult("failed", EXIT_FAILED, "address_refused", str(error))
     except OSError as error:
         return SyncResult("failed", EXIT_FAILED, "cannot_store", error.strerror or str(error))
 

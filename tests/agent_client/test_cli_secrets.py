@@ -20,7 +20,7 @@ from agent_client.cli.shown import shown_url, shown_value
 from agent_client.contract.policy_keys import TELEMETRY_KEYS
 from agent_client.contract.wire import PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEMETRY
 from agent_client.credential import credential_path
-from tests.agent_client.homes import enrolled, record
+from tests.agent_client.homes import configure, enrolled, record
 from tests.agent_client.loopback_console import CREDENTIAL, ENROLL_TOKEN, Fault, LoopbackConsole
 from tests.agent_client.terminals import Terminal
 
@@ -266,10 +266,24 @@ def test_a_shown_value_never_holds_a_named_or_known_secret(
         (None, ""),
         ("nonsense", "not an address"),
         ("http://[::1", "not an address"),
+        ("https://me:half/of-it@a.example", "not an address"),
     ],
 )
 def test_an_address_is_shown_without_what_may_be_a_key(url: object, shown: str) -> None:
     assert shown_url(url) == shown
+
+
+@pytest.mark.parametrize("name", ["console", "otlp"])
+def test_an_address_that_is_none_is_not_shown_by_its_password(
+    home: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    address = f"https://me:{IN_URL}/more@a.example"
+    configure(home, f"telemetry: {{export: {{{name}: {{enabled: true, endpoint: '{address}'}}}}}}")
+    key = f"telemetry.export.{name}.endpoint"
+    for argv in (["status"], ["status", "--json"], ["policy", "why", key], ["push"], ["doctor"]):
+        cli.main(argv)
+    shown = capfd.readouterr()
+    assert IN_URL not in shown.out + shown.err
 
 
 def test_every_verb_is_looked_at() -> None:

@@ -77,6 +77,14 @@ def test_a_malformed_telemetry_section_means_the_defaults(tmp_path: Path, sectio
     assert "section_malformed" in codes(settings)
 
 
+@pytest.mark.parametrize("text", ["a: &a [*a]", "telemetry: &t {local: *t}"])
+def test_an_alias_that_holds_itself_is_no_configuration(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    for expand in (True, False):
+        settings = config.load(tmp_path, environ={}, expand=expand)
+        assert codes(settings) == ["user_malformed"]
+
+
 def test_a_gate_with_a_malformed_value_is_shut(tmp_path: Path) -> None:
     settings = load(
         write(tmp_path, "telemetry: {allow_aggregate: maybe, consent_state: aggregate}")

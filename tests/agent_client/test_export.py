@@ -24,6 +24,7 @@ from tests.agent_client.builders import (
     model_call,
     one_of_each,
     run_event,
+    span_event,
     store_events,
     tool_call,
 )
@@ -116,6 +117,23 @@ def test_without_its_engine_nothing_is_pushed(tmp_path: Path, without_engine: No
     store_events(tmp_path, model_call(model=SECRET))
     with Store(tmp_path) as store, pytest.raises(StoreError):
         next_batch(store, after_seq=0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        model_call(model=redact.UNAVAILABLE),
+        span_event(attrs_json='{"a":' + "[" * 300 + "]" * 300 + "}"),
+    ],
+)
+def test_the_mark_of_a_missing_engine_holds_nothing_up_while_it_is_there(
+    tmp_path: Path, event: Event
+) -> None:
+    store_events(tmp_path, event, tool_call())
+    with Store(tmp_path) as store:
+        batch = next_batch(store, after_seq=0)
+    assert batch is not None
+    assert batch.row_count == 2
 
 
 def test_asking_for_content_warns_and_exports_structure(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def session_records(home: Path, **options: Any) -> list[dict[str, Any]]:  # noqa
     return [record for record in records if record["_kind"] == "session"]
 
 
-def with_content(home: Path, settings: Mapping[str, Any] = OPEN) -> list[dict[str, Any]]:
+def with_content(home: Path, settings: Mapping[str, Any] | None = OPEN) -> list[dict[str, Any]]:
     return session_records(home, include_content=True, config=settings)
 
 
@@ -95,6 +95,31 @@ def test_a_session_is_exported_by_its_structure(tmp_path: Path) -> None:
             ],
         }
     ]
+
+
+def test_a_sentence_in_a_names_place_does_not_leave_without_content(tmp_path: Path) -> None:
+    said = "please delete everything"
+    home = one_session(tmp_path, role="tool", tool_name=said, finish_reason=said, tool_call_id=said)
+    (session,) = session_records(home)
+    message = session["messages"][0]
+    names = ("role", "tool_name", "finish_reason", "tool_call_id")
+    assert [message[name] for name in names] == ["tool", "other", "other", "other"]
+    (opened,) = with_content(home)
+    assert opened["messages"][0]["tool_name"] == said
+
+
+def test_content_stays_where_a_layer_that_may_shut_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, managed = one_session(tmp_path / "home", content="hello"), tmp_path / "managed"
+    managed.mkdir()
+    monkeypatch.setenv("HERMES_MANAGED_DIR", str(managed))
+    (home / "config.yaml").write_text("telemetry: {trajectories: {enabled: true}}")
+    (session,) = with_content(home, None)
+    assert session["messages"][0]["content"] == "hello"
+    (managed / "config.yaml").write_text("telemetry: {trajectories: {enabled: fal")
+    (session,) = with_content(home, None)
+    assert "content" not in session["messages"][0]
 
 
 CLOSED: tuple[Any, ...] = (

@@ -14,7 +14,7 @@ from agent_client.http import NetworkError
 from agent_client.otlp.delivery import json_partial_success
 from agent_client.otlp.drain import drain
 from agent_client.otlp.encode import PartialSuccess, read_partial_success
-from agent_client.otlp.target import Closed, Target, parse_endpoint, read_headers, target_of
+from agent_client.otlp.target import Closed, Target, parse_endpoint, read_headers, shown, target_of
 from agent_client.otlp.transport import MAX_ANSWER_BYTES, Collector
 from agent_client.push_send import MAX_ATTEMPTS
 from tests.agent_client.builders import START_NS, error_event, model_call
@@ -164,6 +164,19 @@ def test_a_collectors_words_are_scrubbed_and_bounded(
     assert "ghp_" not in report.detail
     assert report.detail.isprintable()
     assert len(report.detail) <= 300
+
+
+def test_a_header_that_is_echoed_at_the_cut_is_not_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLLECTOR_KEY", "k" * 500)
+    with OtlpReceiver() as receiver:
+        pending(tmp_path, receiver.url, headers_env={"x-key": "COLLECTOR_KEY"})
+        receiver.faults = [
+            Fault(TRACES, "partial", rejected=1, message="k" * 1500 + "!" + "k" * 500)
+        ]
+        report = drain(tmp_path, timing=instant())
+    assert report.detail == "[header]" * 3 + "![header]"
 
 
 def test_a_json_answer_is_understood(tmp_path: Path) -> None:
@@ -356,6 +369,15 @@ def test_a_host_that_is_no_name_is_a_network_fault() -> None:
         collector_of("https://" + "a" * 70 + ".example").post("/v1/traces", b"", {})
 
 
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1"])
+def test_a_proxy_that_is_none_is_a_network_fault(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(NetworkError):
+        collector_of("https://collector.example").post("/v1/traces", b"", {})
+
+
 # ------------------------------------------------------------------------- endpoint and headers
 
 
@@ -384,6 +406,8 @@ def test_an_endpoint_is_the_base_of_the_signals(url: str, base: str) -> None:
         "http://collector.example",
         "https://user:sesame@collector.example",
         "https://collector.example/?key=sesame",
+        "https://user:sesame/more@collector.example",
+        "http://[sesame",
         "ftp://collector.example",
         "collector:4317",
     ],
@@ -392,6 +416,16 @@ def test_an_endpoint_that_would_show_or_hold_secrets_is_refused(tmp_path: Path, 
     found = target(tmp_path, url)
     assert isinstance(found, Closed)
     assert "sesame" not in found.detail
+    assert url.count("@") == 0 or "sesame" not in shown(url)
+
+
+def test_a_configuration_that_cannot_be_read_opens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_MANAGED_DIR", str(tmp_path / "managed"))
+    (tmp_path / "managed").mkdir()
+    (tmp_path / "managed" / "config.yaml").write_text("telemetry: {local: fal")
+    assert isinstance(target(tmp_path, "https://collector.example"), Closed)
 
 
 def test_plain_http_beyond_this_machine_needs_a_word_of_its_owner(

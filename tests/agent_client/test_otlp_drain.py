@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,19 @@ def test_without_the_extra_it_says_what_to_install(
     assert "pip install 'hermes-fleet-agent[otlp]'" in report.detail
 
 
+def test_a_gate_that_shuts_during_a_wait_lets_nothing_more_out(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, *(model_call(number) for number in range(3)))
+        receiver.faults = [Fault(TRACES, "status", 503)]
+
+        def withdraw(_seconds: float) -> None:
+            configure(tmp_path, receiver.url, enabled=False)
+
+        report = drain(tmp_path, timing=replace(instant(), sleep=withdraw))
+        assert (report.status, report.exit_code, report.left) == ("closed", 3, 3)
+        assert len(receiver.requests) == 1
+
+
 # ------------------------------------------------------------------------------------- content
 
 
@@ -302,9 +316,16 @@ def test_nothing_leaves_when_secrets_cannot_be_removed(
                 for key, value in record.items()
             },
         )
+        monkeypatch.setattr("agent_client.export.redact_text", lambda _text: UNAVAILABLE)
         report = drain(tmp_path, timing=instant())
         assert (report.status, report.exit_code, report.reason) == ("failed", 1, "redactor")
         assert receiver.requests == []
+
+
+def test_a_name_that_is_spelled_like_the_redactors_mark_holds_nothing_up(tmp_path: Path) -> None:
+    with OtlpReceiver() as receiver:
+        recorded(tmp_path, receiver.url, model_call(model=UNAVAILABLE))
+        assert drain(tmp_path, timing=instant()).status == "sent"
 
 
 def test_secrets_are_removed_from_every_text(tmp_path: Path) -> None:

@@ -289,6 +289,9 @@ def test_input_tokens_include_the_cached_ones(tmp_path: Path) -> None:
 def test_tokens_that_are_not_known_are_not_zero(tmp_path: Path) -> None:
     span = span_of(tmp_path, model_call(input_tokens=None, output_tokens=None))
     assert not [key for key in span.attributes if key.startswith("gen_ai.usage")]
+    span = span_of(tmp_path / "half", model_call(input_tokens=None, output_tokens=20))
+    assert "gen_ai.usage.input_tokens" not in span.attributes
+    assert span.attributes["gen_ai.usage.output_tokens"] == 20
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from agent_client.contract.wire import (
 from agent_client.files import exclusive_lock
 from agent_client.policy.state import load_state, policy_dir, save_state
 from agent_client.policy.view import view_policy
-from tests.agent_client.homes import enrolled
+from tests.agent_client.homes import configure, enrolled
 from tests.agent_client.loopback_console import (
     DAY_NS,
     ROOT_KEY,
@@ -61,6 +61,16 @@ def home(tmp_path: Path, console: LoopbackConsole, managed: Path) -> Path:
 
 def pinned(managed: Path) -> object:
     return yaml.safe_load((managed / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("endpoint", ["http://far.example", "https://a..example", "https://a/ü"])
+def test_an_address_that_cannot_be_used_fails_plainly(
+    home: Path, console: LoopbackConsole, endpoint: str
+) -> None:
+    configure(home, f"telemetry: {{export: {{console: {{endpoint: '{endpoint}'}}}}}}\n")
+    result = policy.sync(home)
+    assert (result.status, result.reason) == ("failed", "address_refused")
+    assert console.sent(PATH_POLICY_ASSIGNMENT) == []
 
 
 def test_a_published_policy_comes_into_force_and_is_acknowledged(

@@ -174,6 +174,29 @@ def test_a_database_of_the_reference_design_is_read_as_it_is(tmp_path: Path) -> 
     assert (event["record_id"], event["end_reason"], event["turn_count"]) == ("r", "failed", 0)
 
 
+def test_a_name_with_a_secret_inside_costs_its_run_nothing_but_the_name(tmp_path: Path) -> None:
+    key = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+    store_events(
+        tmp_path,
+        run_event(platform=f"x:{key}"),
+        model_call(provider=key, model=f"vendor/{key}"),
+        tool_call(tool_name=f"mcp:{key}"),
+    )
+    (event,) = shown(tmp_path)
+    assert record_of(event).to_dict() == event
+    (use,) = event["models_used"]
+    assert (use["provider"], use["model"]) == ("[REDACTED:github]", "other")
+    assert (event["tools_used"], event["platform"]) == (["other"], "other")
+
+
+def test_without_an_engine_no_name_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preview._name.cache_clear()
+    store_events(tmp_path, run_event(), model_call())
+    monkeypatch.setattr(preview, "redact_text", lambda _text: UNAVAILABLE)
+    with pytest.raises(StoreError, match="secrets cannot be removed"):
+        shown(tmp_path)
+
+
 def test_without_a_scrubber_nothing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -398,6 +398,18 @@ def test_a_damaged_outbox_is_set_aside_and_its_rows_still_go(
     assert (push_dir(home) / "outbox.damaged").exists()
 
 
+def test_a_wrong_digit_in_a_kept_batch_moves_no_cursor_past_rows_that_never_left(
+    home: Path, console: LoopbackConsole
+) -> None:
+    console.faults.append(Fault(PATH_TELEMETRY, "status", 422, "invalid"))
+    push.push_once(home)
+    kept = outbox_path(home).read_bytes()
+    outbox_path(home).write_bytes(kept.replace(b'"last_seq":3,', b'"last_seq":9,'))
+    assert push.push_once(home, force=True).rows == 3
+    assert (push_dir(home) / "outbox.damaged").exists()
+    assert cursor_of(home) == last_seq_of(home)
+
+
 def test_a_batch_kept_for_another_fleet_is_set_aside(home: Path, console: LoopbackConsole) -> None:
     console.faults.append(Fault(PATH_TELEMETRY, "status", 422, "invalid"))
     push.push_once(home)

@@ -130,6 +130,10 @@ HOLES: dict[str, tuple[Gates, dict[str, object]]] = {
         SHUT,
         {"agent_client.sessions.redact_message": with_content},
     ),
+    "names in messages": (
+        SHUT,
+        {"agent_client.sessions.identifier_of": lambda value: str(value)[:200]},
+    ),
     "consent": (
         SHUT,
         {"agent_client.policy.posture.Posture.may_upload_aggregate": lambda _self: True},

@@ -31,7 +31,7 @@ from tests.agent_client import hooks, host_state
 from tests.agent_client.builders import SECOND_NS
 from tests.agent_client.canary import bytes_below, canary_of, unpacked
 from tests.agent_client.homes import enrolled
-from tests.agent_client.loopback_console import LoopbackConsole
+from tests.agent_client.loopback_console import CREDENTIAL, LoopbackConsole
 from tests.agent_client.otlp_receiver import OtlpReceiver
 
 KEY = "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
@@ -48,7 +48,7 @@ REPORTS = (
     ["policy", "show"],
     ["push", "--dry-run", "--lines"],
 )
-SENDS = (["push"], ["push", "--json"], ["export", "--otlp"])
+SENDS = (["push"], ["push", "--json"], ["policy", "sync"], ["export", "--otlp"])
 CONTENT = canary_of("content")
 HOST_ONLY = canary_of("host")
 
@@ -100,6 +100,7 @@ class Crossing:
         """Everything that came out through a gate that ought to have been shut."""
         found = [f"{way}: {trace}" for way, trace in self._content()]
         found += [f"{way}: secret" for way, data in self._outward() if KEY.encode() in data]
+        found += [f"{way}: credential" for way in self.ways if self._holds_credential(way)]
         gates = self.gates
         shut = {
             "local": not (gates.local and gates.console),
@@ -122,6 +123,11 @@ class Crossing:
                     yield from ((way, f"{canary.field} {t}") for t in canary.traces_in(data))
             else:
                 yield from ((way, f"host {t}") for t in HOST_ONLY.traces_in(data))
+
+    def _holds_credential(self, way: str) -> bool:
+        """Whether it holds the console's credential, which goes to the console and nowhere else."""
+        is_its_place = way.startswith(("console", "file telemetry/credential"))
+        return not is_its_place and CREDENTIAL.encode() in self.ways[way]
 
     def _outward(self) -> Iterator[tuple[str, bytes]]:
         # On the machine itself the log and its index keep names as the host said them.
@@ -156,10 +162,12 @@ def cross(folder: Path, gates: Gates, actions: tuple[str, ...] = ACTIONS) -> Cro
             crossing.ways[f"{name} #{number} out"] = out
             crossing.ways[f"{name} #{number} err"] = err
             assert code in {0, 1, 2, 3, 5}, (argv, code, err)
-        for number, request in enumerate(console.sent(PATH_TELEMETRY)):
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            crossing.planes.append(headers["telemetry-plane"])
-            crossing.ways[f"push #{number}"] = unpacked(request.body) + repr(headers).encode()
+        for number, request in enumerate(console.requests):
+            data = unpacked(request.body) + repr(request.headers).encode()
+            crossing.ways[f"console #{number} {request.path}"] = data
+        crossing.planes += [
+            sent.headers["telemetry-plane"] for sent in console.sent(PATH_TELEMETRY)
+        ]
         for number, received in enumerate(collector.requests):
             data = unpacked(received.body) + repr(received.headers).encode()
             crossing.ways[f"otlp #{number} {received.path}"] = data
@@ -294,6 +302,11 @@ def _converse(home: Path) -> None:
         )
         host_state.add_message(
             connection, role="tool", tool_name="terminal", content=said, **_unread()
+        )
+        # A model that calls a tool which is none: its words stand where names belong.
+        names = ("tool_name", "tool_call_id", "finish_reason", "effect_disposition")
+        host_state.add_message(
+            connection, role=said, content=said, **dict.fromkeys(names, said), **_unread()
         )
 
 
