@@ -31,7 +31,7 @@ KEY_OWNERS = frozenset(
     " service license integration admin deploy sdk application session security storage"
     " subscription consumer insert ingest ingestion root hmac aes rsa host hosting publish publishable"
     " functions function ssh tls ssl gpg pgp age wallet personal user org live test write read"
-    " agent setup provisioning registration enrollment preshared webhook instrumentation verification cipher des jwt cookie server".split()
+    " agent app setup provisioning registration enrollment preshared webhook instrumentation verification cipher des jwt cookie server".split()
 )
 # Services whose key is a credential: `MERAKI_KEY`, where `CACHE_KEY` and `SORT_KEY` are none.
 SERVICES = frozenset(

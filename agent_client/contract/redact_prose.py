@@ -79,7 +79,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="prose-variable",
-        pattern=r"\b[A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|TOKEN|(?:API|APP|ACCESS|SECRET|PRIVATE|AUTH|SERVICE|ENCRYPTION|SIGNING|LICENSE|MASTER|ADMIN)_?KEY)[\"'`]? (?:(?:is|was|to|as|with|value) )?[\"'`]?([^\s\"'`<>$(){}\[\]=][^\s\"'`<>(){}\[\]]{11,})",
+        pattern=r"\b(?:[A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|TOKEN)|[A-Z0-9_]*(?:API|APP|ACCESS|SECRET|PRIVATE|AUTH|SERVICE|ENCRYPTION|SIGNING|LICENSE|MASTER|ADMIN)_?KEY)[\"'`]? (?:(?:is|was|to|as|with|value) )?[\"'`]?([^\s\"'`<>$(){}\[\]=][^\s\"'`<>(){}\[\]]{11,})",
         keywords=tuple(
             name + end
             for name in ("PASSWORD", "PASSWD", "SECRET", "TOKEN", "KEY")
@@ -97,7 +97,7 @@ PROSE_RULES: tuple[Rule, ...] = (
     Rule(
         id="prose-app-password",
         # Four groups of four letters, one of them without a vowel, as Google and Apple make them.
-        pattern=r"(?i:passw(?:or)?[dt]|passwd|_pass|pwd|schl(?:ü|ue)ssel|contrase(?:ñ|n)a|senha)[^\n=:(]{0,32}?(?:[=:(]|\b(?:is|ist|es|est)\b)\s*\\*[\"'`]?("
+        pattern=r"(?i:passw(?:or)?[dt]|passwd|_pass|pwd|schl(?:ü|ue)ssel|contrase(?:ñ|n)a|mot de passe|senha)[^\n=:(]{0,32}?(?:[=:(,]|\b(?:is|ist|es|est)\b)\s*\\*[\"'`]?("
         + "|".join(
             "[ -]".join("[b-df-hj-np-tv-xz]{4}" if n == at else "[a-z]{4}" for n in range(4))
             for at in range(4)

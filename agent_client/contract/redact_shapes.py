@@ -142,8 +142,8 @@ SHAPE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="command-line",
-        pattern=r"(?i)--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|api-?key|access-?key"
-        r"|auth|credentials?)(?:[_-](?:private|secret|value|live|prod|production))?(?:\s+|=)\\*[\"'`]?([^\s\"'`\\<>${}|;()-][^\s\"'`\\<>|;]*)",
+        pattern=r"(?i)--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|[_-]pat|credentials?"
+        r"|auth|(?:api|app|access|secret|private|master|setup|service|write|encryption|signing|license|auth)[_-]?key)(?:[_-](?:private|secret|value|live|prod|production))?(?:\s+|=)\\*[\"'`]?([^\s\"'`\\<>${}|;()-][^\s\"'`\\<>|;]*)",
         keywords=(
             "(?i)pass",
             "(?i)pwd",
@@ -152,6 +152,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
             "(?i)key",
             "(?i)auth",
             "(?i)cred",
+            r"(?i)pat\b",
         ),
         judge="opaque",
         group=1,
@@ -213,12 +214,14 @@ SHAPE_RULES: tuple[Rule, ...] = (
     Rule(
         id="seed-phrase",
         pattern=r"(?i)(?:seed|mnemonic|recovery|backup|secret)[ _-]?(?:phrase|words|key)?\\*[\"']?\]?"
-        r"(?: is)?\s*[:=]?\s*\\*[\"']?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})",
+        r"(?:,?\s+\\*[\"']?value\\*[\"']?)?(?: is)?\s*[:=,]?\s*\\*[\"']?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})",
         keywords=("(?i)seed", "(?i)mnemonic", "(?i)recovery", "(?i)phrase", "(?i)words"),
         judge="words",
         group=1,
         matches=(
             "seed phrase: abandon ability able about above absent absorb abstract absurd abuse access accident",
+            'setProperty("mnemonic", "abandon ability able about above absent absorb abstract absurd abuse access accident")',
+            "- name: MNEMONIC\n  value: abandon ability able about above absent absorb abstract absurd abuse access accident",
             "env['MNEMONIC'] = 'abandon ability able about above absent absorb abstract absurd abuse access accident'",
         ),
         non_matches=("seed phrase: twelve words that you keep",),

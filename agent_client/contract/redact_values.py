@@ -192,7 +192,7 @@ def is_opaque(value: str) -> bool:
 
 def looks_opaque(value: str) -> bool:
     """`is_opaque` for a value that is known to be no placeholder."""
-    head = value[:WINDOW_CHARS]
+    head = value[:WINDOW_CHARS].removesuffix("?")  # "Password: forgotten?"
     if len(head) < 6 or is_reference(head) or _CODE.fullmatch(head):
         return False
     has_digit = _DIGIT.search(head) is not None

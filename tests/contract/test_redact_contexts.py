@@ -107,6 +107,8 @@ def test_calls_in_calls_lose_their_secrets() -> None:
     "text",
     [
         "Das Passwort ist falsch, bitte neu setzen.",
+        "Passwort: vergessen?",
+        "password: forgotten?",
         "La contraseña es obligatoria",
         "пароль должен быть длиннее восьми знаков",
         "def __init__(self, token: TokenInterface):",
@@ -143,6 +145,10 @@ def test_class_names_and_digests_stay_in_strict_mode() -> None:
         "DEBUG using ACME_API_TOKEN %s",
         'level=warn acme_apikey_private="%s" attempt=3',
         "acme login --acme-apikey-private %s --json",
+        "acme login --acme-ext-pat %s",
+        "acme login --acme-master-key '%s' --json",
+        "DEBUG acme: using PRIVATE_KEY 0x%s",
+        'props.setProperty("acme.app.key", "%s");',
     ],
 )
 def test_value_apart_from_its_name_goes(form: str) -> None:
