@@ -22,6 +22,7 @@ from agent_client.contract.redact_engine import (
     blocks_of,
     replace_spans,
     windows_around,
+    words_around,
 )
 from agent_client.contract.redact_finders import (
     build_long_matcher,
@@ -145,24 +146,36 @@ def run_passes(data: bytes, matchers: list[Matcher]) -> bytes:
         data = _settle(data, first)
         if not others:
             return data
-        data, places = run_pass(data, others)
-        if _is_settled(data, places, matchers):
+        before = data
+        data, places = run_pass(before, others)
+        if data == before or _is_settled(data, places, matchers):
             return data
     return UNSTABLE
 
 
 def _settle(data: bytes, matchers: list[Matcher]) -> bytes:
     for _ in range(MAX_PASSES):
-        data, places = run_pass(data, matchers)
-        if _is_settled(data, places, matchers):
+        before = data
+        data, places = run_pass(before, matchers)
+        if data == before or _is_settled(data, places, matchers):
             return data
     return UNSTABLE
 
 
 def _is_settled(data: bytes, places: list[tuple[int, int]], matchers: list[Matcher]) -> bool:
-    """Whether another pass changes nothing: a replacement matters to the lines around only."""
+    """Whether another pass changes nothing: a replacement matters to the lines around only.
+
+    Most rules match no blank, so that to them it matters to the words around only.
+    """
+    if _is_changed(words_around(data, places), matchers, narrow=True):
+        return False
     around = (data[start:end] for start, end in windows_around(data, places))
-    return all(run_pass(piece, matchers)[0] == piece for piece in around)
+    return not any(_is_changed(piece, matchers, narrow=False) for piece in around)
+
+
+def _is_changed(data: bytes, matchers: list[Matcher], *, narrow: bool) -> bool:
+    spans = [span for matcher in matchers for span in matcher.changes(data, narrow=narrow)]
+    return bool(spans) and replace_spans(data, spans)[0] != data
 
 
 def _scrub(text: str, *, strict: bool, pii: bool, level: int = 0) -> str:

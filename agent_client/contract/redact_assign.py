@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from agent_client.contract.redact_engine import mark
+from agent_client.contract.redact_engine import Match, mark
 from agent_client.contract.redact_names import NameClass, name_class
 from agent_client.contract.redact_values import (
     has_crossed_brackets,
@@ -36,6 +36,15 @@ ASSIGN_KEYWORDS = tuple(
         "sessionid", "sas", "psk", "totp", r"sonar\.login", r"pat\b", r"pw\b", r"sig\b",
     )
 )  # fmt: skip
+# A name and a value that stand apart: the environment of a pod, a variable of Terraform with its
+# default. Groups: the name, or the name; the value.
+PAIR_PATTERN = (
+    r"(?:(?i:\bname\\*[\"']?\s*[:=]\s*\\*[\"']?([\w.-]+)\\*[\"']?[\s,]+\\*[\"']?value\\*[\"']?\s*[:=]\s*\\*[\"']?)"
+    r"|\bvariable\s+\"([\w-]+)\"\s*\{[^{}]*?\bdefault\s*=\s*\")([^\"'\\<>\s]{6,})"
+)
+PAIR_KEYWORDS = ("(?i)value", 'variable "')
+# Shorter ones under the name of a secret or key are words and states as often as not.
+PAIRED_BYTES = 16
 # A value is judged by its first bytes only; an accepted one is then followed to its end. Looking
 # further before judging would cost the square of the length on "token=token=token=…".
 VALUE_BYTES = 512
@@ -147,6 +156,17 @@ def find_secret_value(data: bytes, start: int, end: int) -> tuple[int, int, str]
     if is_secret:
         return first, last, _MARKS[kind]
     return None
+
+
+def find_paired_value(matched: Match) -> tuple[int, int, str] | None:
+    """The span and the replacement of the secret in a match of `PAIR_PATTERN`, or None."""
+    first, last = matched.span(3)
+    kind = name_class((matched.group(1) or matched.group(2)).decode("ascii", "replace"))
+    if kind is None or (kind != "password" and last - first < PAIRED_BYTES):
+        return None
+    text = matched.group(3).decode("utf-8", "replace")
+    is_secret = _is_secret_apart(text, kind, is_quoted=True, is_call=False)
+    return (first, last, _MARKS[kind]) if is_secret else None
 
 
 def _follow(data: bytes, at: int, *, is_quoted: bool, found: Assignment) -> int:

@@ -23,6 +23,11 @@ _RUN = re.compile(r"(?<!\\)[{*+]")
 _CLASS = re.compile(r"(?<!\\)\[|\\[wdWDsS]")
 # Long texts are matched in blocks, so that a rule that hits one line does not run over a megabyte.
 BLOCK_BYTES = 4096
+_BLANKS = (b" ", b"\t", b"\r", b"\n")
+_BLANK = re.compile(rb"[ \t\r\n]")
+# What can match a blank, or tells where a line begins or ends; escaped dots and classes with a dot
+# in them are taken for such too, which costs time only.
+_MAY_HOLD_BLANK = re.compile(r"\s|\\[sWDtnrxfv]|\[\^|[\^$]|(?<!\\)\.")
 _LINE_START = re.compile(rb"\n(?=[^ \t\r\n])")
 
 
@@ -79,12 +84,18 @@ class Matcher:
         self._first_rank = first_rank
         self._compiler = compiler
         self._finders: list[Finder] = []
+        self._narrow: set[int] = set()
         self._finders_of_keyword: dict[str, list[int]] = {}
         self._sets: list[tuple[KeywordSet, list[list[int]]]] = []
 
-    def add(self, keywords: Iterable[str], finder: Finder) -> None:
-        """A finder that runs only on texts in which a keyword occurs. Order is rank."""
+    def add(self, keywords: Iterable[str], finder: Finder, *, is_narrow: bool = False) -> None:
+        """A finder that runs only on texts in which a keyword occurs. Order is rank.
+
+        `is_narrow` when what it matches, and what it looks at around, never holds a blank.
+        """
         self._finders.append(finder)
+        if is_narrow:
+            self._narrow.add(len(self._finders) - 1)
         for keyword in keywords:
             self._finders_of_keyword.setdefault(keyword, []).append(len(self._finders) - 1)
 
@@ -120,6 +131,10 @@ class Matcher:
                 hit.update(finders[keyword])
         return sorted(hit) if hit else []
 
+    def changes(self, data: bytes, *, narrow: bool) -> list[Span]:
+        """What either the narrow finders or all the others would replace."""
+        return self.spans(data, [n for n in self.hits(data) if (n in self._narrow) == narrow])
+
     def spans(self, data: bytes, hits: Iterable[int]) -> list[Span]:
         """What the given finders would replace, overlaps included."""
         return [
@@ -128,6 +143,11 @@ class Matcher:
             for start, end, replacement in self._finders[rank](data)
             if end > start
         ]
+
+
+def is_narrow_pattern(source: str) -> bool:
+    """Whether the pattern surely matches no blank. Errs on the side of no."""
+    return _MAY_HOLD_BLANK.search(source) is None
 
 
 def mark(rule_id: str) -> str:
@@ -197,6 +217,21 @@ def windows_around(data: bytes, places: list[tuple[int, int]]) -> list[tuple[int
         else:
             windows.append((first, last))
     return windows
+
+
+def words_around(data: bytes, places: list[tuple[int, int]]) -> bytes:
+    """The runs without a blank that hold the places, parted by blanks."""
+    words: list[bytes] = []
+    seen_to = 0
+    for start, end in places:
+        if end <= seen_to:
+            continue
+        first = max(data.rfind(blank, seen_to, start) for blank in _BLANKS) + 1
+        stop = _BLANK.search(data, end)
+        last = stop.start() if stop else len(data)
+        words.append(data[max(first, seen_to) : last])
+        seen_to = last
+    return b" ".join(words)
 
 
 def _char_bounds(data: bytes, start: int, end: int) -> tuple[int, int]:

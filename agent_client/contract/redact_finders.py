@@ -9,8 +9,21 @@ import base64
 import re
 from collections.abc import Callable, Iterable
 
-from agent_client.contract.redact_assign import ASSIGN_KEYWORDS, ASSIGN_PATTERN, find_secret_value
-from agent_client.contract.redact_engine import Compiler, Finder, Matcher, mark
+from agent_client.contract.redact_assign import (
+    ASSIGN_KEYWORDS,
+    ASSIGN_PATTERN,
+    PAIR_KEYWORDS,
+    PAIR_PATTERN,
+    find_paired_value,
+    find_secret_value,
+)
+from agent_client.contract.redact_engine import (
+    Compiler,
+    Finder,
+    Matcher,
+    is_narrow_pattern,
+    mark,
+)
 from agent_client.contract.redact_k8s import find_secret_data
 from agent_client.contract.redact_national import NATIONAL_RULES
 from agent_client.contract.redact_pii import (
@@ -21,7 +34,7 @@ from agent_client.contract.redact_pii import (
     PiiRule,
     find_phone,
 )
-from agent_client.contract.redact_rules import Rule
+from agent_client.contract.redact_rules import LEAD, Rule
 from agent_client.contract.redact_values import (
     entropy_bits,
     is_camel_case,
@@ -46,7 +59,7 @@ PUBLIC_ID_PREFIXES = (
     "msg_", "call_", "toolu_", "chatcmpl-", "req_", "run_", "resp_", "fc_", "rs_", "thread_",
     "asst_", "file-", "batch_", "sess_", "session_", "gen-", "sha1-", "sha256-", "sha384-",
     "sha512-", "evt_", "cus_", "sub_", "price_", "prod_", "in_", "AAAA", "tool_", "step_", "task_",
-    "trace_", "span_",
+    "trace_", "span_", "pi_", "ch_", "pm_", "seti_",
 )  # fmt: skip
 
 
@@ -108,6 +121,16 @@ def assignment_finder(matcher: Matcher) -> Finder:
     return find
 
 
+def pair_finder(matcher: Matcher) -> Finder:
+    """Values that stand apart from the name of a secret, each under a word of its own."""
+    search = matcher.pattern(PAIR_PATTERN)
+
+    def find(data: bytes) -> Iterable[tuple[int, int, str]]:
+        return filter(None, map(find_paired_value, search(data)))
+
+    return find
+
+
 def base64_finder(matcher: Matcher, scrub_once: Callable[[str], str]) -> Finder:
     """Printable base64 of 40 characters and more whose content holds a secret."""
     search = matcher.pattern(BASE64_PATTERN)
@@ -152,6 +175,13 @@ _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _PRINTABLE = bytes(range(32, 127)) + b"\t\r\n"
 _HIGH = bytes(range(128, 256))
 _DIGEST = re.compile(rb"\bsha(?:1|256|384|512)[-=][\w+/-]{0,88}$")
+# Images, digests of modules and host keys, validators of caches, nonces: public by design.
+_PUBLIC_BEFORE = re.compile(
+    rb"(?i)(?:base64,|\bh1:/?|\bsha(?:1|256|384|512):|\betag\W{1,6}(?:w/\")?|\bnonce\W{1,4}"
+    rb"|-websocket-(?:accept|key)\W{1,4})$"
+)
+# Prisma and others number their rows by cuid, which begins with the time.
+_CUID = re.compile(r"c[jklm][0-9a-z]{23}")
 _ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -162,7 +192,9 @@ def strict_finder(matcher: Matcher) -> Finder:
     def find(data: bytes) -> Iterable[tuple[int, int, str]]:
         for match in search(data):
             start, end = match.span()
-            if data[max(0, start - 7) : start] == b"base64," or decode_printable(data[start:end]):
+            if _PUBLIC_BEFORE.search(data, max(0, start - 24), start) or decode_printable(
+                data[start:end]
+            ):
                 continue
             value = data[start:end].decode("utf-8", "replace")
             for part_start, part in _parts(value):
@@ -185,7 +217,7 @@ def _parts(value: str) -> Iterable[tuple[int, str]]:
 def _is_unknown_token(value: str) -> bool:
     if len(value) < 20 or value.startswith(PUBLIC_ID_PREFIXES) or not is_strong(value):
         return False
-    if _ULID.fullmatch(value):
+    if _ULID.fullmatch(value) or _CUID.fullmatch(value):
         return False
     longest = max(value.replace("-", ".").replace("_", ".").replace("/", ".").split("."), key=len)
     if len(longest) < 16 or is_hex_digest(longest):
@@ -230,8 +262,10 @@ def build_secret_matcher(
     """The matcher of secrets. Without `scrub_once` base64 is not opened (its second level)."""
     matcher = Matcher(compiler)
     for rule in rules:
-        matcher.add(rule.keywords, rule_finder(matcher, rule))
+        is_narrow = is_narrow_pattern(rule.pattern.removeprefix(LEAD))
+        matcher.add(rule.keywords, rule_finder(matcher, rule), is_narrow=is_narrow)
     matcher.add(ASSIGN_KEYWORDS, assignment_finder(matcher))
+    matcher.add(PAIR_KEYWORDS, pair_finder(matcher))
     matcher.add(K8S_KEYWORDS, find_secret_data)
     if scrub_once is not None:
         matcher.add(BASE64_KEYWORDS, base64_finder(matcher, scrub_once))

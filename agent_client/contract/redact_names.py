@@ -31,7 +31,7 @@ KEY_OWNERS = frozenset(
     " service license integration admin deploy sdk application session security storage"
     " subscription consumer insert ingest ingestion root hmac aes rsa host hosting publish publishable"
     " functions function ssh tls ssl gpg pgp age wallet personal user org live test write read"
-    " agent webhook instrumentation verification cipher des jwt cookie server".split()
+    " agent app setup provisioning registration enrollment preshared webhook instrumentation verification cipher des jwt cookie server".split()
 )
 # Services whose key is a credential: `MERAKI_KEY`, where `CACHE_KEY` and `SORT_KEY` are none.
 SERVICES = frozenset(
@@ -72,7 +72,7 @@ JOINED_ENDS = (
 TRAILERS = frozenset(
     "value raw string str env var prod production dev development staging live test testing new old"
     " current previous main primary secondary backup text plain plaintext cleartext base64 b64"
-    " encoded default me here id1 v1 v2 v3 a b local sandbox secure".split()
+    " encoded default me here private id1 v1 v2 v3 a b local sandbox secure".split()
 )
 # Words before `token` or `key` that make it a matter of counting, parsing, paging or storing.
 HARMLESS_BEFORE = frozenset(
@@ -125,6 +125,8 @@ def name_class(name: str) -> NameClass | None:
     if last in PASSWORD_WORDS:
         return "password"
     if before in HARMLESS_BEFORE and last in ("token", "key", "auth", "signature", "seed"):
+        return None
+    if "public" in words[-3:-1] and last in ("token", "key"):
         return None
     if last in SECRET_WORDS or (last == "key" and before in KEY_NAMERS):
         return "secret"

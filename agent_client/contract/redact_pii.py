@@ -35,7 +35,8 @@ _SERVICE_USERS = frozenset(
     " .ssh all".split()
 )
 _PHONE_WORDS = re.compile(
-    r"(?i)(?:tel|phone|mobile|whatsapp|fax|sms|cell|call (?:me|us|him|her)|contact|dial|handy)"
+    r"(?i)(?:tel|tél|phone|mobile?\b|móvil|whatsapp|fax|sms|cell|celular|(?:call|text) (?:me|us|him|her)"
+    r"|contact|dial|handy|\bmob\b|\bmóv\b|\btlf|\bgsm|puhelin|телефон|тел\.|電話|电话|手机|手機|携帯|전화)"
     r"\W{0,3}(?:\w{0,12}\W{1,3})?$"
 )
 _TIME_WORDS = re.compile(
@@ -175,7 +176,8 @@ PII_RULES: tuple[PiiRule, ...] = (
 PHONE_PATTERN = r"\+?\(?\d[\d\s().\x2f-]{4,22}\d"
 PHONE_KEYWORDS = (
     r"\+\(?\d",
-    r"(?i)(?:tel|phone|mobile|whatsapp|fax|sms|cell|call|contact|dial|handy)",
+    r"(?i)(?:tel|phone|mob|whatsapp|fax|sms|cel|call|text me|contact|dial|handy|tlf|gsm|puhelin)",
+    "(?:t|T)él|m(?:ó|Ó)vil|елефон|ел\\.|電話|电话|手机|手機|携帯|전화",
 )
 PHONE_NAMES = frozenset("phone mobile tel telephone fax cell whatsapp msisdn phonenumber".split())
 USER_NAMES = frozenset(

@@ -78,6 +78,57 @@ PROSE_RULES: tuple[Rule, ...] = (
         non_matches=("the access token authentication-scheme", "an api key (see section 4.2.1)"),
     ),
     Rule(
+        id="prose-variable",
+        pattern=r"\b(?:[A-Z][A-Z0-9_]*(?:PASSWORD|PASSWD|SECRET|TOKEN)|[A-Z0-9_]*(?:API|APP|ACCESS|SECRET|PRIVATE|AUTH|SERVICE|ENCRYPTION|SIGNING|LICENSE|MASTER|ADMIN)_?KEY)[\"'`]? (?:(?:is|was|to|as|with|value) )?[\"'`]?([^\s\"'`<>$(){}\[\]=][^\s\"'`<>(){}\[\]]{11,})",
+        keywords=tuple(
+            name + end
+            for name in ("PASSWORD", "PASSWD", "SECRET", "TOKEN", "KEY")
+            for end in (" ", '" ', "' ", "` ")
+        ),
+        judge="opaque",
+        group=1,
+        matches=("I set DB_PASSWORD to S3cr3t!<w8>", "using ACME_API_TOKEN <h64>"),
+        non_matches=(
+            "ACCESS_TOKEN authentication-failed",
+            "CSRF_TOKEN is missing-or-incorrect",
+            "CACHE_KEY <h40>",
+        ),
+    ),
+    Rule(
+        id="prose-app-password",
+        # Four groups of four letters, one of them without a vowel, as Google and Apple make them.
+        pattern=r"(?i:passw(?:or)?[dt]|passwd|_pass|pwd|schl(?:ü|ue)ssel|contrase(?:ñ|n)a|mot de passe|senha)[^\n=:(]{0,32}?(?:[=:(,]|\b(?:is|ist|es|est)\b)\s*\\*[\"'`]?("
+        + "|".join(
+            "[ -]".join("[b-df-hj-np-tv-xz]{4}" if n == at else "[a-z]{4}" for n in range(4))
+            for at in range(4)
+        )
+        + r")(?:[^\w-]|$)",
+        keywords=("(?i)pass", "(?i)pwd", "(?i)schl(?:ü|ue)ssel", "(?i)contrase", "(?i)senha"),
+        judge="any",
+        group=1,
+        matches=("GMAIL_APP_PASSWORD=ybap kazb pwwd tphb", 'appPassword("fava-ctnk-vvzv-zzys")'),
+        non_matches=("password: must have more char", "the password is make-sure-this-work"),
+    ),
+    Rule(
+        id="wallet-key",
+        # The wallet import format of Bitcoin: 52 characters of base58, or 51.
+        pattern=r"(?i:\bwif|_wif|bitcoin|btc|priv)[^\n]{0,48}?\b([KL][1-9A-HJ-NP-Za-km-z]{51}|5[HJK][1-9A-HJ-NP-Za-km-z]{49})\b",
+        keywords=("(?i)wif", "(?i)bitcoin", "(?i)btc", "(?i)priv"),
+        group=1,
+        matches=("BITCOIN_WIF=L" + "abcd3fgh" * 6 + "abc",),
+        non_matches=("btc address bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq",),
+    ),
+    Rule(
+        id="django-secret-key",
+        # Fifty characters of the alphabet of `startproject`; unquoted, its brackets look like code.
+        pattern=r"(?i)\bsecret_?key\s{0,4}[=:]\s{0,4}([a-z0-9!@#$%^&*(_=+)-]{50})(?:\s|$)",
+        keywords=("(?i)secret_?key",),
+        judge="opaque",
+        group=1,
+        matches=("secret_key = <a12>(<a12>=+@<a20>*@",),
+        non_matches=("secret_key = make_key(settings)",),
+    ),
+    Rule(
         id="prose-refused",
         pattern=r"(?i)\b(?:401|403|unauthori[sz]ed|forbidden|incorrect|revoked?|rotated?|leaked|using|with)\b[^\n]{0,24}?\b(?:key|token|secret)\s+[\"'`(]?([\w.+/=|!:-]{20,})",
         keywords=("(?i)key", "(?i)token", "(?i)secret"),

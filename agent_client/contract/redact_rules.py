@@ -14,7 +14,7 @@ from typing import Literal
 
 # Stamped on each batch. Raise it with every change to a rule, a key word or a judgement, so that
 # the console can tell an agent that needs updating from one that leaks.
-RULESET_VERSION = "2026.11.2"
+RULESET_VERSION = "2026.11.3"
 
 # How a matched value is judged before it is replaced:
 #   shape   distinctive by itself: only placeholders and low entropy are let through
@@ -24,10 +24,11 @@ RULESET_VERSION = "2026.11.2"
 #   strong  opaque, 16 characters or more, and not a path, a version or a digest
 #   password  opaque, with digits and with symbols or both cases, as words seldom are
 #   basic   base64 of "user:password"
+#   cookie  pairs of which one has the name of a secret or a value that looks generated
 #   words   a run of words (seed phrases): at least eight different ones
 #   key-block  more than the two marker lines of a key block
 Judge = Literal[
-    "shape", "exact", "any", "opaque", "strong", "password", "basic", "words", "key-block"
+    "shape", "exact", "any", "opaque", "strong", "password", "basic", "cookie", "words", "key-block"
 ]
 
 

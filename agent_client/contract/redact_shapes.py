@@ -96,10 +96,13 @@ SHAPE_RULES: tuple[Rule, ...] = (
         pattern=r"(?i)\b(?:set-)?cookie" + _SEP + r"([\w.-]{1,128}=[^\s\"'\\;,]{4,}"
         r"(?:;\s*[\w.-]{1,128}=[^\s\"'\\;,]*)*)",
         keywords=("(?i)cookie",),
-        judge="any",
+        judge="cookie",
         group=1,
         matches=("Cookie: sid=<w24>; theme=dark", "Set-Cookie: session=<w32>; Path=/"),
-        non_matches=("if cookie.port is not None:",),
+        non_matches=(
+            "if cookie.port is not None:",
+            "Set-Cookie: lang=en-GB; Path=/; SameSite=Lax",
+        ),
     ),
     Rule(
         id="url-password",
@@ -139,8 +142,8 @@ SHAPE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="command-line",
-        pattern=r"(?i)--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|api-?key|access-?key"
-        r"|auth|credentials?)(?:\s+|=)\\*[\"'`]?([^\s\"'`\\<>${}|;()-][^\s\"'`\\<>|;]*)",
+        pattern=r"(?i)--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|[_-]pat|credentials?"
+        r"|auth|(?:api|app|access|secret|private|master|setup|service|write|encryption|signing|license|auth)[_-]?key)(?:[_-](?:private|secret|value|live|prod|production))?(?:\s+|=)\\*[\"'`]?([^\s\"'`\\<>${}|;()-][^\s\"'`\\<>|;]*)",
         keywords=(
             "(?i)pass",
             "(?i)pwd",
@@ -149,6 +152,7 @@ SHAPE_RULES: tuple[Rule, ...] = (
             "(?i)key",
             "(?i)auth",
             "(?i)cred",
+            r"(?i)pat\b",
         ),
         judge="opaque",
         group=1,
@@ -209,13 +213,16 @@ SHAPE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         id="seed-phrase",
-        pattern=r"(?i)(?:seed|mnemonic|recovery|backup|secret)[ _-]?(?:phrase|words|key)?\\*[\"']?"
-        r"(?: is)?\s*[:=]?\s*\\*[\"']?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})",
+        pattern=r"(?i)(?:seed|mnemonic|recovery|backup|secret)[ _-]?(?:phrase|words|key)?\\*[\"']?\]?"
+        r"(?:,?\s+\\*[\"']?value\\*[\"']?)?(?: is)?\s*[:=,]?\s*\\*[\"']?((?:[a-z]{3,8}[ ,]{1,2}){11,23}[a-z]{3,8})",
         keywords=("(?i)seed", "(?i)mnemonic", "(?i)recovery", "(?i)phrase", "(?i)words"),
         judge="words",
         group=1,
         matches=(
             "seed phrase: abandon ability able about above absent absorb abstract absurd abuse access accident",
+            'setProperty("mnemonic", "abandon ability able about above absent absorb abstract absurd abuse access accident")',
+            "- name: MNEMONIC\n  value: abandon ability able about above absent absorb abstract absurd abuse access accident",
+            "env['MNEMONIC'] = 'abandon ability able about above absent absorb abstract absurd abuse access accident'",
         ),
         non_matches=("seed phrase: twelve words that you keep",),
     ),

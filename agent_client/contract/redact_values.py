@@ -13,6 +13,8 @@ import math
 import re
 from collections import Counter
 
+from agent_client.contract.redact_names import name_class
+
 # A longer value is judged by its head: entropy and placeholder words show well before.
 WINDOW_CHARS = 128
 
@@ -43,6 +45,7 @@ FILE_ENDS = (
 KEY_BLOCK_CHARS = 90
 _DIGIT = re.compile(r"\d")
 _LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _SYMBOL = re.compile(r"[!@#$%^&*?~]")
 _NUMBER = re.compile(r"[\d.,:+\-TZ_%]*")
 _HEX = re.compile(r"[0-9A-Fa-f]*")
@@ -50,6 +53,9 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 # Unambiguous, hence without backtracking: words, each closed by separators but for the last.
 # A call or an item that was cut at its quote or bracket.
 _CODE = re.compile(r"[A-Za-z_][\w.]*[(\[][\w.:-]*")
+_BASE64 = re.compile(r"[0-9A-Za-z+/]{20,}={1,2}")
+# An item or a member of a variable, as PHP and Perl write it.
+_ITEM = re.compile(r"\$[a-z_]\w*(?:\[|->|::)")
 _INNER_DIGIT = re.compile(r"[A-Za-z]\d+[A-Za-z]")
 _BRACKETS = re.compile(r"[(){}\[\]]")
 _CLOSES = {")": "(", "]": "[", "}": "{"}
@@ -98,6 +104,8 @@ def _is_variable(lower: str, head: str) -> bool:
     if lower.startswith(VARIABLE_STARTS) or first + last in ("{}", "[]"):
         return True
     if first == "$":
+        if _ITEM.match(lower):
+            return True
         return lower[1:].replace("_", "").isalnum() and head[1:].upper() == head[1:]
     return first == last == "%" and len(lower) > 2
 
@@ -133,7 +141,9 @@ def entropy_bits(value: str) -> float:
 
 def is_wordlike(value: str) -> bool:
     """Letters only, in words of at most 16, joined by blanks, dots, hyphens or underscores."""
-    return _WORDS.fullmatch(value) is not None and not is_scrambled(value)
+    if _WORDS.fullmatch(value) is None:
+        return False
+    return not any(map(is_scrambled, _LETTERS.findall(value)))
 
 
 def is_scrambled(value: str) -> bool:
@@ -160,7 +170,7 @@ def is_uuid(value: str) -> bool:
 def is_reference(value: str) -> bool:
     """Whether it points at something (a path, an address, a version, a date, a number)."""
     if value.startswith(("/", "./", "../", "~/")) and value.count("/") >= 2:
-        return True
+        return not _is_padded(value)
     if "://" in value[:20] or ("." in value and value.lower().endswith(FILE_ENDS)):
         return True
     if value[:1].isalpha() and value[:1] not in "TZ":
@@ -170,6 +180,11 @@ def is_reference(value: str) -> bool:
     return _NUMBER.fullmatch(value[:WINDOW_CHARS]) is not None
 
 
+def _is_padded(value: str) -> bool:
+    """Whether it is base64 closed by its padding, in which slashes make no path."""
+    return value.endswith("=") and len(value) % 4 == 0 and _BASE64.fullmatch(value) is not None
+
+
 def is_opaque(value: str) -> bool:
     """Whether it was made to be hard to guess: letters with digits or symbols, not words."""
     return not is_placeholder(value) and looks_opaque(value)
@@ -177,7 +192,7 @@ def is_opaque(value: str) -> bool:
 
 def looks_opaque(value: str) -> bool:
     """`is_opaque` for a value that is known to be no placeholder."""
-    head = value[:WINDOW_CHARS]
+    head = value[:WINDOW_CHARS].removesuffix("?")  # "Password: forgotten?"
     if len(head) < 6 or is_reference(head) or _CODE.fullmatch(head):
         return False
     has_digit = _DIGIT.search(head) is not None
@@ -191,7 +206,9 @@ def looks_opaque(value: str) -> bool:
 def is_strong(value: str) -> bool:
     """Opaque, and long and mixed enough to be no id, digest, path or identifier of code."""
     head = value[:WINDOW_CHARS]
-    if len(head) < 16 or len(_DIGIT.findall(head)) < 2 or head.count("/") >= 3:
+    if len(head) < 16 or len(_DIGIT.findall(head)) < 2:
+        return False
+    if head.count("/") >= 3 and not _is_padded(value):
         return False
     if is_uuid(head) or is_hex_digest(head) or entropy_bits(head) < 3.3:
         return False
@@ -222,6 +239,8 @@ def is_generated(value: str, floor_bits: float) -> bool:
         return False
     if _DIGIT.search(tail):
         return True
+    if any(map(is_scrambled, _LETTERS.findall(tail))):
+        return True
     return tail.lower() != tail and tail.upper() != tail and entropy_bits(tail) >= 4.0
 
 
@@ -232,6 +251,17 @@ def is_basic_pair(value: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     return b":" in pair and pair.isascii()
+
+
+def has_secret_cookie(value: str) -> bool:
+    """Whether a pair of a cookie has the name of a secret, or a value that looks generated."""
+    for pair in value.split(";"):
+        name, _, text = pair.strip().partition("=")
+        if name_class(name) and not is_placeholder(text):
+            return True
+        if len(text) >= 8 and is_opaque(text):
+            return True
+    return False
 
 
 def is_word_list(value: str) -> bool:
@@ -254,6 +284,8 @@ def is_secret(value: str, judge: str, floor_bits: float) -> bool:
         return is_password(value)
     if judge == "basic":
         return is_basic_pair(value)
+    if judge == "cookie":
+        return has_secret_cookie(value)
     if judge == "key-block":
         return len(value) >= KEY_BLOCK_CHARS
     if judge == "words":

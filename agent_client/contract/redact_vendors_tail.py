@@ -152,6 +152,7 @@ TAIL_ROWS: tuple[VendorRow, ...] = (
         "syt_x",
     ),
     ("pushbullet", r"o\.[0-9A-Za-z]{32}\b", r"\bo\.[0-9A-Za-z][0-9A-Za-z]", "o.<w32>", "o.x"),
+    ("adafruit-io", r"aio_[0-9A-Za-z]{28}\b", "aio_", "aio_<w28>", "aio_read_file"),
     ("ntfy", r"tk_[0-9a-z]{29}\b", "tk_", "tk_<a29>", "tk_x"),
     ("lark-app", r"cli_[0-9A-Za-z]{16}\b", "cli_", "cli_<h16>", "cli_parse_arguments"),
     (

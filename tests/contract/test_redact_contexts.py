@@ -107,6 +107,8 @@ def test_calls_in_calls_lose_their_secrets() -> None:
     "text",
     [
         "Das Passwort ist falsch, bitte neu setzen.",
+        "Passwort: vergessen?",
+        "password: forgotten?",
         "La contraseña es obligatoria",
         "пароль должен быть длиннее восьми знаков",
         "def __init__(self, token: TokenInterface):",
@@ -131,3 +133,74 @@ def test_talk_and_code_about_secrets_stay(text: str) -> None:
 def test_class_names_and_digests_stay_in_strict_mode() -> None:
     for text in ("from x import RemovedInDjango2028Warning", f"ruff/a.py,sha256={TOKEN},547"):
         assert redact_text(text, strict=True) == text
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        'variable "acme_token" {\n  type    = string\n  default = "%s"\n}',
+        '- name: ACME_WRITE_KEY\n  value: "%s"\n',
+        '{"name": "acme_setup_key", "value": "%s"}',
+        "I set ACME_CLIENT_SECRET to %s but it still fails",
+        "DEBUG using ACME_API_TOKEN %s",
+        'level=warn acme_apikey_private="%s" attempt=3',
+        "acme login --acme-apikey-private %s --json",
+        "acme login --acme-ext-pat %s",
+        "acme login --acme-master-key '%s' --json",
+        "DEBUG acme: using PRIVATE_KEY 0x%s",
+        'props.setProperty("acme.app.key", "%s");',
+    ],
+)
+def test_value_apart_from_its_name_goes(form: str) -> None:
+    secrets = (TOKEN, expand("<h64>"))
+    assert not any(secret in redact_text(form % secret) for secret in secrets)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'variable "region_token" {\n  default = "eu-central-1"\n}',
+        'variable "image_digest" {\n  default = "9b0c1a2e4d6f8a7b9c0d1e2f3a4b5c6d"\n}',
+        '- name: ACME_TOKEN\n  value: "$(TOKEN_FROM_VAULT_2026)"',
+        '{"name": "auth", "value": "oauth2"}',
+        '{"name": "cache_key", "value": "9b0c1a2e4d6f8a7b9c0d1e2f3a4b5c6d"}',
+        "Set-Cookie: lang=en-GB; Path=/; SameSite=Lax",
+        "Cookie: theme=dark; lang=en",
+        "$password = $_POST['password'];",
+        "x, PublicKeyToken=b77a5c561934e089, Culture=neutral",
+    ],
+)
+def test_value_apart_from_a_harmless_name_stays(text: str) -> None:
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize("value", ["sid=abcdefgh", f"x=dark; y={TOKEN}"])
+def test_cookie_with_one_telling_pair_goes_whole(value: str) -> None:
+    assert value not in redact_text(f"Cookie: {value}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"golang.org/x/crypto v0.21.0 h1:{expand('<s43>')}=",
+        f"SHA256:{expand('<s43>')} root@host (ED25519)",
+        f'ETag: W/"{expand("<h8>-<w27>")}"',
+        f'<script nonce="{expand("<s22>")}==">',
+        f"Sec-WebSocket-Accept: {expand('<s27>')}=",
+        f"user cm{expand('<a23>')}",
+        f"payment pi_{expand('<w24>')}",
+    ],
+)
+def test_public_ids_and_digests_stay_in_strict_mode(text: str) -> None:
+    assert redact_text(text, strict=True) == text
+
+
+def test_base64_with_slashes_is_no_path_when_padded() -> None:
+    value = f"/{expand('<w12>')}/{expand('<w12>')}/{expand('<w16>')}="
+    assert value not in redact_text(f"servicebus_key = {value}")
+    assert redact_text(f"signing_key = {value[:-1]}") == f"signing_key = {value[:-1]}"
+
+
+def test_vendor_shape_without_a_digit_goes() -> None:
+    token = "glrt-AvJZR-fidGnCZQCgRkWk"
+    assert token not in redact_text(f"use {token} now")

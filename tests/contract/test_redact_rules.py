@@ -8,9 +8,15 @@ import pytest
 import re2
 
 from agent_client.contract.redact import _Re2Compiler, redact_text
-from agent_client.contract.redact_engine import Matcher, replace_spans, windows_around
+from agent_client.contract.redact_engine import (
+    Matcher,
+    is_narrow_pattern,
+    replace_spans,
+    windows_around,
+    words_around,
+)
 from agent_client.contract.redact_finders import rule_finder
-from agent_client.contract.redact_rules import Rule
+from agent_client.contract.redact_rules import LEAD, Rule
 from agent_client.contract.redact_table import ALL_RULES
 from tests.contract.redact_examples import expand
 
@@ -86,3 +92,28 @@ def test_windows_hold_the_line_before_and_the_line_after() -> None:
 def test_where_rules_meet_the_earlier_names_the_replacement() -> None:
     spans = [(0, 4, 5, "[late]"), (2, 6, 1, "[early]")]
     assert replace_spans(b"abcdefgh", spans)[0] == b"[early]gh"
+
+
+def test_words_hold_the_places_and_no_blank() -> None:
+    data = b"a bXXc dXX XXe\nf\tXX"
+    assert words_around(data, [(3, 5), (8, 10), (11, 13), (17, 19)]) == b"bXXc dXX XXe XX"
+    assert words_around(b"aXXbXXc d", [(1, 3), (4, 6)]) == b"aXXbXXc"
+    assert words_around(data, []) == b""
+
+
+@pytest.mark.parametrize(
+    "source", [r"a\sb", "a b", r"[^x]", "a.b", r"\W", r"\S\D", "(?m)^a", "a$", r"\x20", r"\n"]
+)
+def test_pattern_that_may_match_a_blank_is_not_narrow(source: str) -> None:
+    assert not is_narrow_pattern(source)
+    assert is_narrow_pattern(r"\bab[\w+/=-]{4}\.c\b")
+
+
+def test_narrow_rules_match_no_blank() -> None:
+    narrow = [(r, t) for r, t in MATCHES if is_narrow_pattern(r.pattern.removeprefix(LEAD))]
+    assert len(narrow) > 300
+    for rule, template in narrow:
+        text = expand(template).encode()
+        torn = b"".join(text[:at] + b" " + text[at:] + b"\n" for at in range(len(text)))
+        search = _Re2Compiler().compile(rule.pattern.encode()).finditer
+        assert not any(set(m.group()) & set(b" \t\r\n") for m in search(torn)), rule.id
