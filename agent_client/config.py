@@ -24,6 +24,8 @@ Source = Literal["managed", "user", "enroll", "default"]
 DEFAULT_MANAGED_DIR: Final = Path("/etc/hermes")
 CONFIG_FILE: Final = "config.yaml"
 MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+MAX_NODES: Final = 100_000
+"""Values of a file with its aliases written out; without aliases it has fewer than bytes."""
 """The host's own files are some tens of kilobytes; more is a mistake we do not parse."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -276,13 +278,30 @@ def parse_yaml(data: bytes) -> object:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         value: object = yaml.load(data.decode("utf-8"), Loader=loader)  # noqa: S506  # both are safe loaders
+        size = _written_out(value, {})
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark is not None else "unreadable"
         raise ValueError(where) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValueError(type(error).__name__) from error
+    if size > max(MAX_NODES, len(data)):
+        raise ValueError("its aliases stand for more than a file may hold")
     return value
+
+
+def _written_out(value: object, sizes: dict[int, int]) -> int:
+    """How many nodes a value has when each alias is written out; a circle counts as too many.
+
+    Whoever merges or lists a configuration walks it so: ten short lines can take for ever.
+    """
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = 1 + MAX_CONFIG_BYTES  # until it is known: only a circle sees this
+        inner = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_written_out(item, sizes) for item in inner)
+    return sizes[id(value)]
 
 
 def _managed_env(path: Path) -> dict[str, str]:
