@@ -51,7 +51,12 @@ TRACEBACK_VARIABLE: Final = "HERMES_TELEMETRY_TRACEBACK"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``hermes-telemetry`` command; its exit code is one of MEANING_OF_EXIT."""
-    return run(new_parser().parse_args(argv))
+    try:
+        _fill_closed_streams()
+        args = new_parser().parse_args(argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return run(args)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -135,6 +140,13 @@ def _place_of(error: Exception) -> str:
             place = f"{path.name}:{frame.tb_lineno}"
         frame = frame.tb_next
     return place
+
+
+def _fill_closed_streams() -> None:
+    """Stand-ins for streams closed before the start: a file opened later would take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # for the whole process
 
 
 def _silence_stdout() -> None:
