@@ -26,6 +26,8 @@ CONFIG_FILE: Final = "config.yaml"
 PSEUDONYM_KEY_BYTES: Final = 32
 MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 """The host's own files are some tens of kilobytes; more is a mistake we do not parse."""
+MAX_NODES: Final = 100_000
+"""Values of a file with its aliases written out; without aliases it has fewer than bytes."""
 
 MAX_CONFIG_DEPTH: Final = 100
 """The host's own files have some five levels; Python's stack ends at some three hundred."""
@@ -308,6 +310,7 @@ def parse_yaml(data: bytes) -> object:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         value: object = yaml.load(data.decode("utf-8"), Loader=loader)  # noqa: S506  # both are safe loaders
+        size = _written_out(value, {})
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark is not None else "unreadable"
@@ -316,6 +319,8 @@ def parse_yaml(data: bytes) -> object:
         raise ValueError(type(error).__name__) from error
     if _is_deep(value):
         raise ValueError("nested without end")
+    if size > max(MAX_NODES, len(data)):
+        raise ValueError("its aliases stand for more than a file may hold")
     return value
 
 
@@ -332,6 +337,20 @@ def _is_deep(value: object) -> bool:
         if not level:
             return False
     return True
+
+
+def _written_out(value: object, sizes: dict[int, int]) -> int:
+    """How many nodes a value has when each alias is written out; a circle counts as too many.
+
+    Whoever merges or lists a configuration walks it so: ten short lines can take for ever.
+    """
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = 1 + MAX_CONFIG_BYTES  # until it is known: only a circle sees this
+        inner = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_written_out(item, sizes) for item in inner)
+    return sizes[id(value)]
 
 
 def _managed_env(path: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from agent_client.encoding import RowEncoder, Values, encode
 from agent_client.hostdb import tolerant_text
 from agent_client.policy.posture import Posture, resolve
 from agent_client.sessions import KIND, Scope, SessionReader
-from agent_client.store import Row, Store, StoreError
+from agent_client.store import Row, Store, StoreError, database_path
 
 __all__ = ["Batch", "ExportReport", "encode", "export", "is_redactor_missing", "next_batch"]
 
@@ -139,8 +139,9 @@ def export(
     with_content = include_content and posture.trajectories_enabled and not is_unread
     adopt_from_host(home)
     writer = _Writer(out, is_json=fmt == "json", on_progress=on_progress)
-    with Store(home) as store:
-        _write_tables(writer, store, since_ns)
+    if database_path(home).exists():  # else nothing was recorded, and a reader makes no file
+        with Store(home) as store:
+            _write_tables(writer, store, since_ns)
     reader = SessionReader(home, _scope(posture, since_ns, with_content=with_content))
     for pieces in reader.records():
         writer.stream(KIND, pieces)

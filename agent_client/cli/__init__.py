@@ -44,13 +44,19 @@ _HANDLERS: Final = {
     "doctor": "diagnose:run_doctor",
     "completion": "completion:run_completion",
 }
+DOCTOR: Final = "hermes-telemetry doctor"
 TRACEBACK_VARIABLE: Final = "HERMES_TELEMETRY_TRACEBACK"
 """Set to 1, a fault of ours shows its traceback; else its place: a message may hold a secret."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``hermes-telemetry`` command; its exit code is one of MEANING_OF_EXIT."""
-    return run(new_parser().parse_args(argv))
+    try:
+        _fill_closed_streams()
+        args = new_parser().parse_args(argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return run(args)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,15 +112,23 @@ def _code_of(error: Exception) -> int:
         fail(f"the console refused: {error}")
         return EXIT_CREDENTIAL if status == 401 else EXIT_FAILED
     if name == "agent_client.store.StoreError" or isinstance(error, OSError):
-        fail(str(error), "Run 'hermes-telemetry doctor'.")
+        said = _words_of(error)
+        fail(said, "" if DOCTOR in said else f"Run '{DOCTOR}'.")
     elif name.startswith("sqlite3."):
-        fail(f"the local database: {type(error).__name__}", "Run 'hermes-telemetry doctor'.")
+        fail(f"the local database: {type(error).__name__}", f"Run '{DOCTOR}'.")
     else:
         fail(
             f"a fault in this program: {type(error).__name__} at {_place_of(error)}",
             f"Please report it; {TRACEBACK_VARIABLE}=1 shows more (read it before you share it).",
         )
     return EXIT_FAILED
+
+
+def _words_of(error: Exception) -> str:
+    """What happened to which file, without a number that only programmers know."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _place_of(error: Exception) -> str:
@@ -126,6 +140,13 @@ def _place_of(error: Exception) -> str:
             place = f"{path.name}:{frame.tb_lineno}"
         frame = frame.tb_next
     return place
+
+
+def _fill_closed_streams() -> None:
+    """Stand-ins for streams closed before the start: a file opened later would take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # for the whole process
 
 
 def _silence_stdout() -> None:

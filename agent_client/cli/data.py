@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from agent_client.cli import home_of, is_json
-from agent_client.cli.output import EXIT_OK, number, say, say_json, talk
+from agent_client.cli.output import EXIT_FAILED, EXIT_OK, fail, number, say, say_json, talk
 from agent_client.files import telemetry_dir
 
 if TYPE_CHECKING:
@@ -92,7 +92,12 @@ def run_export(args: argparse.Namespace) -> int:
         report = write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        report = _to_file(Path(args.out).expanduser(), write)
+        path = Path(args.out).expanduser()
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            what = "is a directory" if path.is_dir() else "is in a directory that is not there"
+            fail(f"{path} {what}", "Name a file with --out; '-' is the standard output.")
+            return EXIT_FAILED
+        report = _to_file(path, write)
     total = sum(report.counts.values())
     for warning in report.warnings:
         talk(f"warning: {warning}")

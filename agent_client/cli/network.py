@@ -132,8 +132,7 @@ def run_push(args: argparse.Namespace) -> int:
     if is_json(args):
         say_json(_result_json(result))
     else:
-        say(result_text(result))
-        for line in _plane_lines(result):
+        for line in _ends(result):
             say(line)
     if result.exit_code:
         for line in _advice(result):
@@ -166,13 +165,19 @@ def result_text(result: PushResult) -> str:
     return f"{text}. {number(result.pending, 'row')} pending."
 
 
-def _plane_lines(result: PushResult) -> list[str]:
-    """A line a plane, when the aggregate one had its turn; what a key shuts here is no news."""
+def _ends(result: PushResult) -> list[str]:
+    """How a push ended: in one line, or a line a plane when the aggregate one had its turn too."""
     part = result.planes.get("aggregate")
-    if part is None or (part.status == "closed" and part.detail.startswith("telemetry.")):
-        return []
-    had_a_turn = {name: result.planes[name] for name in ("local", "aggregate")}
-    return [f"  {name}: {result_text(plane)}" for name, plane in had_a_turn.items()]
+    # What a key shuts on this machine is no news: the owner set it.
+    is_shut = part is None or (part.status == "closed" and part.detail.startswith("telemetry."))
+    had_a_turn = [] if is_shut else [result.planes[name] for name in ("local", "aggregate")]
+    if all(plane.status == "nothing" for plane in had_a_turn):
+        return [result_text(result)]
+    names = ("records", "summaries")
+    return [
+        f"{name + ':':<10} {result_text(plane)}"
+        for name, plane in zip(names, had_a_turn, strict=True)
+    ]
 
 
 def _advice(result: PushResult) -> list[str]:

@@ -129,6 +129,16 @@ def number(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Rows by table in words, empty tables left out: 1 run, 12,345 model calls. "" for none."""
+    names = {name: name.removeprefix("tel_").replace("_", " ") for name in counts}
+    return ", ".join(
+        number(count, names[name].removesuffix("s"), names[name])
+        for name, count in counts.items()
+        if count
+    )
+
+
 def size_text(size_bytes: int) -> str:
     """Bytes for people: 812 B, 1.4 kB, 3.0 MB."""
     if size_bytes < 1000:

@@ -28,12 +28,16 @@ LOGS: Final = ("events.jsonl", "events-*.jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the store holds; ``fault`` says why it could not be asked."""
+    """What the store holds; ``fault`` says why it could not be asked.
+
+    ``progress`` is the local plane's, ``summaries`` the aggregate plane's.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     pending: int = 0
     losses: dict[str, int] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    summaries: Progress = field(default_factory=Progress)
     fault: str = ""
 
     @property
@@ -164,12 +168,14 @@ def _recorded(home: Path, credential: Credential | None) -> Recorded:
         with Store(home) as store:
             if store.connection.execute("SELECT 1 FROM tel_open_runs LIMIT 1").fetchone():
                 _take_in(home)
-            progress = load_progress(store, credential.fleet_id if credential else "")
+            fleet_id = credential.fleet_id if credential else ""
+            progress = load_progress(store, fleet_id)
             return Recorded(
                 counts=store.counts(),
                 pending=store.pending_count(progress.cursor),
                 losses=health.losses(store),
                 progress=progress,
+                summaries=load_progress(store, fleet_id, "aggregate"),
             )
     except (StoreError, OSError, sqlite3.Error) as error:
         return Recorded(fault=str(error))
@@ -271,7 +277,7 @@ def _enrollment_json(status: Status) -> dict[str, object] | None:
 
 
 def _push_json(status: Status) -> dict[str, object]:
-    progress, receipt = status.recorded.progress, status.recorded.progress.receipt
+    progress, summaries = status.recorded.progress, status.recorded.summaries
     return {
         "cursor": progress.cursor,
         "pending": status.recorded.pending,
@@ -279,6 +285,15 @@ def _push_json(status: Status) -> dict[str, object]:
         "last_reason": progress.last_reason,
         "last_ns": progress.last_at_ns,
         "not_before_ns": not_before_ns(progress),
+        **_answers_json(progress),
+        "aggregate": {"cursor": summaries.cursor, **_answers_json(summaries)},
+    }
+
+
+def _answers_json(progress: Progress) -> dict[str, object]:
+    """What the console last said of a plane."""
+    receipt = progress.receipt
+    return {
         "blocked": progress.blocked.code if progress.blocked else "",
         "receipt": None
         if receipt is None

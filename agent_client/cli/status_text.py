@@ -10,6 +10,7 @@ from agent_client import __version__
 from agent_client.cli.output import (
     age_text,
     clean,
+    counts_text,
     number,
     paint,
     rows,
@@ -22,6 +23,7 @@ from agent_client.cli.output import (
 from agent_client.cli.shown import shown_url, shown_value
 from agent_client.cli.status import Status, not_before_ns
 from agent_client.policy.view import PinView
+from agent_client.progress import LastReceipt, Progress
 
 Line = tuple[str, str]
 MAX_PINS: Final = 5
@@ -58,27 +60,19 @@ def _recorded(status: Status) -> Iterator[Line]:
         yield "local", _on(f"what the agent does, never what is said {_source(status, local)}")
     else:
         yield "local", _off(f"nothing is recorded {_source(status, local)}")
-    yield "rows", paint(recorded.fault, "red") if recorded.fault else _counts(status)
+    rows_text = counts_text(recorded.counts) or "nothing yet"
+    yield "rows", paint(clean(recorded.fault), "red") if recorded.fault else rows_text
     if recorded.losses:
         lost = ", ".join(f"{reason} {count:,}" for reason, count in recorded.losses.items())
         yield "lost", paint(lost, "yellow")
     days = status.settings.get("telemetry.retention_days")
     yield "kept for", f"{days} days {_source(status, 'telemetry.retention_days')}"
-    yield "files", str(files.folder)
+    yield "files", clean(str(files.folder))
     if files.log_files or files.database_bytes:
         segments = f" in {files.log_files} files" if files.log_files > 1 else ""
         log, database = size_text(files.log_bytes), size_text(files.database_bytes)
         spool = size_text(files.spool_bytes)
         yield "", f"log {log}{segments}, database {database}, spool {spool}"
-
-
-def _counts(status: Status) -> str:
-    counts = {
-        name.removeprefix("tel_").replace("_", " "): count
-        for name, count in status.recorded.counts.items()
-        if count
-    }
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "nothing yet"
 
 
 def _leaving(status: Status) -> Iterator[Line]:
@@ -94,6 +88,8 @@ def _leaving(status: Status) -> Iterator[Line]:
         f"allowed: {gate} {_source(status, 'telemetry.allow_aggregate')}"
     )
     yield "aggregate", _on(consent) if posture.may_upload_aggregate() else _off(consent)
+    if posture.may_upload_aggregate() and status.credential is not None:
+        yield "", _summaries_sent(status)
     source = _source(status, "telemetry.trajectories.enabled")
     if posture.trajectories_enabled:
         yield "trajectories", _on(f"content may be exported to your own places {source}")
@@ -128,10 +124,9 @@ def _last_push(status: Status) -> str:
     receipt = progress.receipt
     lines = ["never"]
     if receipt is not None:
-        known, refused = f"{receipt.duplicates:,} known", f"{receipt.rejected:,} refused"
         lines = [
             time_text(receipt.at_ns),
-            f"{number(receipt.received, 'row')}: {receipt.accepted:,} accepted, {known}, {refused}",
+            f"{number(receipt.received, 'row')}: {_answer(receipt)}",
             f"receipt {clean(receipt.batch_id)}",
         ]
     lines.append(f"{pending} pending")
@@ -141,10 +136,30 @@ def _last_push(status: Status) -> str:
     if progress.last_status not in {"", "pushed", "nothing", "partial"}:
         text = f"the last try ended {progress.last_status}: {clean(progress.last_reason)}"
         lines.append(paint(text, "yellow"))
+    return "\n".join((*lines, *_refused(progress)))
+
+
+def _summaries_sent(status: Status) -> str:
+    """How far the aggregate plane got; that it may be behind is seen at the next push."""
+    progress = status.recorded.summaries
+    receipt = progress.receipt
+    sent = "no summary sent yet: the next push begins"
+    if receipt is not None:
+        age = age_text(time.time_ns() - receipt.at_ns)
+        sent = f"last sent {age}, {number(receipt.received, 'record')}: {_answer(receipt)}"
+    return "\n".join((sent, *_refused(progress)))
+
+
+def _answer(receipt: LastReceipt) -> str:
+    known, refused = f"{receipt.duplicates:,} known", f"{receipt.rejected:,} refused"
+    return f"{receipt.accepted:,} accepted, {known}, {refused}"
+
+
+def _refused(progress: Progress) -> Iterator[str]:
     if progress.blocked is not None:
         code = clean(progress.blocked.code)
-        lines.append(paint(f"a batch is refused by the console ({code}); it is kept", "yellow"))
-    return "\n".join(lines)
+        text = f"a batch is refused by the console ({code}); it is kept: push --force tries again"
+        yield paint(text, "yellow")
 
 
 def _otlp(status: Status) -> str:

@@ -12,6 +12,7 @@ from agent_client.cli.output import (
     EXIT_FAILED,
     EXIT_OK,
     EXIT_USAGE,
+    counts_text,
     fail,
     is_terminal,
     number,
@@ -116,11 +117,7 @@ def _show_prune(report: PruneReport, days: int, *, is_dry_run: bool) -> None:
     if not removed and not report.log_files:
         say(f"Nothing older than {number(days, 'day')} {done}.")
         return
-    by_table = ", ".join(
-        f"{count:,} {name.removeprefix('tel_').replace('_', ' ')}"
-        for name, count in report.rows.items()
-        if count
-    )
+    by_table = counts_text(report.rows)
     say(f"{number(removed, 'row')} {done}" + (f": {by_table}" if by_table else ""))
     say(f"{number(report.log_files, 'log file')} {done}, {size_text(report.log_bytes)} of the log")
     if report.oldest_kept_ns:

@@ -78,7 +78,8 @@ def check_plugin(subject: Subject) -> Iterator[Check]:
     try:
         host = version("hermes-agent")
     except PackageNotFoundError:
-        yield Check("host", "warn", "hermes-agent is not in this Python environment")
+        hint = "Install this plugin where hermes-agent is; without it nothing is recorded."
+        yield Check("host", "warn", "hermes-agent is not in this Python environment", hint)
         return
     names = {point.name for point in entry_points(group="hermes_agent.plugins")}
     if PLUGIN in names:

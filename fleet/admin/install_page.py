@@ -31,6 +31,15 @@ class PlaneRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EffectiveRow:
+    """One key of the effective policy, its value and its source in words."""
+
+    item: EffectiveValue
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class DriftRow:
     """One key that is not as it was pinned."""
 
@@ -46,7 +55,7 @@ def install_page(
     request: HttpRequest, install: Install, opts: Options[Install], *, may_change: bool
 ) -> HttpResponse:
     """The page of one install."""
-    effective = effective_values(install)
+    effective = [_effective_row(item) for item in effective_values(install).values()]
     checkins = list(install.checkins.all())
     context: dict[str, object] = {
         "install": install,
@@ -54,15 +63,8 @@ def install_page(
         "original": install,
         "may_change": may_change,
         "policy": getattr(install, "policy", None),
-        "effective": [
-            {
-                "key": key,
-                "value": value_text(item.value),
-                "item": item,
-                "source": _source_text(item),
-            }
-            for key, item in effective.items()
-        ],
+        "pinned": [row for row in effective if row.item.source != "default"],
+        "defaults": [row for row in effective if row.item.source == "default"],
         "planes": plane_rows(install, mandatory_values(install)),
         "drift": drift_rows(checkins),
         "checkins": checkins,
@@ -116,6 +118,10 @@ def drift_rows(checkins: list[CheckInRecord]) -> list[DriftRow]:
                 )
             )
     return rows[:MAX_DRIFT_ROWS]
+
+
+def _effective_row(item: EffectiveValue) -> EffectiveRow:
+    return EffectiveRow(item, value_text(item.value), _source_text(item))
 
 
 def _source_text(value: EffectiveValue) -> str:

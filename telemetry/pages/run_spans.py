@@ -33,6 +33,8 @@ CLOCK_SLACK: Final = timedelta(hours=1)
 MAX_ATTRIBUTES: Final = 5
 """Attributes of a span on one line; the rest is in the export."""
 MAX_ATTRIBUTE_CHARS: Final = 200
+MAX_FACT_CHARS: Final = 40
+"""An attribute's name, which is the agent's word too: a long one would be the whole page."""
 _IN_THE_OUTCOME: Final = frozenset(
     (fact, end)
     for fact in ("end_reason", "outcome")
@@ -114,7 +116,7 @@ def attributes_of(text: str | None) -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
     plain = (
-        (name, str(value)[:MAX_ATTRIBUTE_CHARS])
+        (name[:MAX_FACT_CHARS], str(value)[:MAX_ATTRIBUTE_CHARS])
         for name, value in found.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     )

@@ -64,7 +64,7 @@ def test_status_follows_recording_enrollment_and_push(
     home: Path, console: LoopbackConsole, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(home)
-    assert "1 runs, 2 model calls" in run(capsys, "status")[1]
+    assert "1 run, 2 model calls" in run(capsys, "status")[1]
     enrolled(home, console)
     assert "3 rows pending" in run(capsys, "status")[1]
     run(capsys, "push")

@@ -345,3 +345,14 @@ def test_a_terminal_of_another_encoding_is_no_fault(scene: Scene, verb: list[str
         assert done.stdout.isascii()
         if more:
             assert json.loads(done.stdout)["schema"] == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_before_the_start_is_no_fault(tmp_path: Path, closed: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -m agent_client status {closed}', sys.executable],
+        env={**os.environ, "HERMES_HOME": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

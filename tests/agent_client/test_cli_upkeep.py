@@ -141,10 +141,10 @@ def test_what_is_too_old_is_gone_after_a_prune(
             return store.counts()["tel_runs"]
 
     assert cli.main(["prune", "--dry-run"]) == 0
-    assert "1 row would go: 1 runs" in capsys.readouterr().out
+    assert "1 row would go: 1 run\n" in capsys.readouterr().out
     assert runs() == 2
     assert cli.main(["prune"]) == 0
-    assert "1 row removed: 1 runs" in capsys.readouterr().out
+    assert "1 row removed: 1 run\n" in capsys.readouterr().out
     assert runs() == 1
     assert cli.main(["prune"]) == 0
     assert "Nothing older than 90 days" in capsys.readouterr().out

@@ -152,6 +152,67 @@ def test_a_push_that_stops_half_way_says_both() -> None:
     )
 
 
+def test_a_push_of_two_planes_has_one_line_for_each_and_no_sum(
+    home: Path, console: LoopbackConsole, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, "telemetry: {consent_state: aggregate}\n")
+    enrolled(home, console)
+    assert "no summary sent yet" in said(capsys, "status")
+    record(home)
+    cli.main(["push"])
+    assert capsys.readouterr().out.splitlines() == [
+        "records:   Pushed. 3 rows sent in 1 batch: 3 accepted, 0 known, 0 refused.",
+        "summaries: Pushed. 1 row sent in 1 batch: 1 accepted, 0 known, 0 refused.",
+    ]
+    assert "1 record: 1 accepted, 0 known, 0 refused" in said(capsys, "status")
+    cli.main(["push"])
+    assert capsys.readouterr().out == "Nothing to send: the console has everything.\n"
+
+
+def test_status_tells_of_refused_summaries(
+    home: Path, console: LoopbackConsole, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(home, "telemetry: {consent_state: aggregate}\n")
+    enrolled(home, console)
+    console.faults.append(Fault(PATH_TELEMETRY, "status", 422, "invalid"))
+    said(capsys, "push")  # nothing is recorded: the heartbeat is all that leaves
+    shown = said(capsys, "status")
+    assert "a batch is refused by the console (invalid)" in shown
+    assert json.loads(said(capsys, "status", "--json"))["push"]["aggregate"]["blocked"] == "invalid"
+
+
+def test_an_export_to_where_nothing_can_be_written_names_the_place(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = said(capsys, "export", "--out", str(home / "none" / "rows.ndjson"))
+    assert f"{home}/none/rows.ndjson is in a directory that is not there" in shown
+    assert "Name a file with --out" in shown
+    assert f"{home} is a directory" in said(capsys, "export", "--out", str(home))
+    assert "Errno" not in shown
+
+
+def test_an_export_of_a_home_that_is_not_there_makes_none(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = tmp_path / "mistyped"
+    assert cli.main(["export", "--out", "-", "--home", str(none)]) == 0
+    assert capsys.readouterr().out == ""
+    assert not none.exists()
+
+
+def test_a_hint_is_given_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = telemetry_dir(home)
+    folder.mkdir()
+    (folder / DATABASE).mkdir()
+    assert said(capsys, "insights").count("hermes-telemetry doctor") == 1
+
+
+def test_a_folder_with_control_characters_does_not_steer_the_terminal(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "\x1b" not in said(capsys, "status", "--home", f"{home}/red\x1b[31m")
+
+
 def test_the_next_step_knows_whether_the_plugin_is_enabled(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,29 @@ def test_a_managed_file_the_host_ignores_is_ignored_and_named(tmp_path: Path, te
     assert settings.get("telemetry.local") is False
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {b: *a}\n",
+        "telemetry: &a [*a]\n",
+        "l0: &l0 [x, x]\n" + "".join(f"l{n}: &l{n} [*l{n - 1}, *l{n - 1}]\n" for n in range(1, 40)),
+    ],
+    ids=["a circle", "a circle in a list", "a trillion values"],
+)
+def test_aliases_without_an_end_make_a_file_malformed_and_nothing_hang(
+    tmp_path: Path, text: str
+) -> None:
+    settings = load(write(tmp_path, text))
+    assert codes(settings) == ["user_malformed"]
+    assert "aliases" in settings.problems[0].detail
+
+
+def test_aliases_of_a_common_size_are_kept(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, "a: &a {x: 1}\nb: *a\nc: [*a, *a]\n"))
+    assert settings.problems == ()
+    assert settings.get("b.x") == 1
+
+
 def test_an_unreadable_file_is_a_problem_and_no_exception(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").mkdir()
     settings = load(tmp_path)

@@ -185,6 +185,17 @@ def test_demo_console_is_marked(console: Console, settings: pytest.FixtureReques
     expect(console.page.get_by_text("DEMO data")).to_be_visible()
 
 
+def test_keys_that_nobody_pinned_are_folded_away_and_open_by_keyboard(console: Console) -> None:
+    seeded = seed()
+    signed_in(console).open(f"/fleet/install/{seeded.install_id}/change/")
+    page = console.page
+    expect(page.get_by_role("region", name="Pinned keys")).to_contain_text("retention_days")
+    unpinned = page.get_by_role("region", name="Keys that are not pinned")
+    expect(unpinned).to_be_hidden()
+    page.get_by_text(re.compile("Defaults of .* keys that are not pinned")).press("Enter")
+    expect(unpinned).to_contain_text("telemetry.trajectories.enabled")
+
+
 def test_hostile_install_page_shows_its_name_as_text(console: Console) -> None:
     seeded = seed()
     signed_in(console).open(f"/fleet/install/{seeded.install_id}/change/")

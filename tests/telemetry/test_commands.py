@@ -97,6 +97,16 @@ def test_a_large_file_is_loaded_in_batches(tmp_path: Path, monkeypatch: pytest.M
     assert IngestBatch.objects.count() > 2
 
 
+def test_the_sessions_of_an_export_with_content_are_not_even_quarantined(tmp_path: Path) -> None:
+    install = Install.objects.create(pk=uuid4(), machine_id="m")
+    words = b"what the user said " * (wire.MAX_LINE_BYTES // 6)  # three pieces of a line
+    sessions = [b'{"_kind":"session","title":"' + text + b'"}' for text in (b"short", words)]
+    file = exported(tmp_path, *sessions, make.run(), sessions[0])
+    said = say("telemetry_load", str(file), install=install.pk)
+    assert said.strip() == "received 1, accepted 1, duplicates 0, rejected 0"
+    assert not QuarantinedLine.objects.exists()
+
+
 def test_an_endless_line_of_a_file_is_refused_and_the_rest_loaded(tmp_path: Path) -> None:
     install = Install.objects.create(pk=uuid4(), machine_id="m")
     file = exported(tmp_path, b"x" * (wire.MAX_LINE_BYTES + 100), make.run())

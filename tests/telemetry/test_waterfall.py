@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.models import Run
-from telemetry.pages.run_spans import attributes_of, spans_of
+from telemetry.pages.run_spans import MAX_FACT_CHARS, attributes_of, spans_of
 from telemetry.pages.waterfall import MAX_INDENT, MAX_SPANS, Span, in_tree, waterfall_of
 from tests.telemetry import builders as make
 
@@ -92,6 +93,11 @@ def test_attributes_are_a_few_plain_values_or_nothing(
     text: str | None, held: dict[str, str]
 ) -> None:
     assert attributes_of(text) == held
+
+
+def test_an_attribute_with_an_endless_name_is_no_endless_row() -> None:
+    (name,) = attributes_of(json.dumps({"x" * 5000: 1}))
+    assert len(name) == MAX_FACT_CHARS
 
 
 @pytest.mark.both_engines

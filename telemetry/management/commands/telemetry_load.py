@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from telemetry.models import IngestBatch
 
 BATCH_BYTES: Final = 6_000_000
 """The size of a push's batch: the same limits and the same memory."""
+_SESSION: Final = re.compile(rb'(?:\{"records":)?[\[,\s]*\{\s*"_kind"\s*:\s*"session"')
 
 
 class Command(BaseCommand):
@@ -42,13 +44,22 @@ class Command(BaseCommand):
 
 
 def _chunks(file: Path) -> Iterator[bytes]:
-    """The file in whole lines, at most BATCH_BYTES and the contract's lines a piece."""
+    """The file in whole lines, at most BATCH_BYTES and the contract's lines a piece.
+
+    Without its sessions: they may hold content, which no console takes, and what is refused would
+    stay in quarantine.
+    """
     lines: list[bytes] = []
     size = 0
+    is_session = False
     with file.open("rb") as source:
         # A line without an end must not fill the memory: what is over the limit is cut in two
         # lines, and both are refused.
         while line := source.readline(wire.MAX_LINE_BYTES + 2):
+            is_session = is_session or _SESSION.match(line) is not None
+            if is_session:
+                is_session = not line.endswith(b"\n")  # a long one comes in pieces
+                continue
             if lines and (size + len(line) > BATCH_BYTES or len(lines) >= wire.MAX_LINES - 1):
                 yield b"".join(lines)
                 lines, size = [], 0
