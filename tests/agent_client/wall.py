@@ -305,9 +305,8 @@ def _converse(home: Path) -> None:
         )
         # A model that calls a tool which is none: its words stand where names belong.
         names = ("tool_name", "tool_call_id", "finish_reason", "effect_disposition")
-        host_state.add_message(
-            connection, role=said, content=said, **dict.fromkeys(names, said), **_unread()
-        )
+        spoken: dict[str, Any] = dict.fromkeys(names, said)
+        host_state.add_message(connection, role=said, content=said, **spoken, **_unread())
 
 
 def _personal() -> dict[str, Any]:
