@@ -67,7 +67,16 @@ def oldest_chunks(rings: Sequence[Ring], max_events: int) -> list[Chunk]:
         return chunks
     bound = min(full)  # a full chunk's ring may hold more, all of it after this
     counts = [sum(frame.n <= bound for frame in chunk.frames) for chunk in chunks]
-    return [ring.read(count) for ring, count in zip(rings, counts, strict=True)]
+    return [_read_up_to(ring, count, bound) for ring, count in zip(rings, counts, strict=True)]
+
+
+def _read_up_to(ring: Ring, count: int, bound: int) -> Chunk:
+    """So many of the oldest frames, or fewer: the oldest may have overflowed since we looked."""
+    while True:
+        chunk = ring.read(count)
+        count = sum(frame.n <= bound for frame in chunk.frames)
+        if count == len(chunk.frames):
+            return chunk
 
 
 _INHERITED: list[sqlite3.Connection] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import marshal
 import os
 import shutil
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from agent_client import spool
 from agent_client.contract.tables import TOOL_CALLS
 from agent_client.eventlog import closed_segments
 from agent_client.files import telemetry_dir
 from agent_client.frames import decode
-from agent_client.journal import Journal, set_database_aside
+from agent_client.journal import Journal, oldest_chunks, set_database_aside
 from agent_client.retention import prune
+from agent_client.spool import Chunk, Ring, Spool
 from agent_client.store import DATABASE, LOG
 from tests.agent_client.builders import (
     Anything,
@@ -98,6 +101,31 @@ def test_a_child_row_is_inserted_once(tmp_path: Path) -> None:
 def fill(home: Path) -> None:
     events = [run_event(), model_call(), tool_call(), error_event(), run_event(end_reason="failed")]
     write(home, intake(*map(frame, events), b"garbage", encode=3))
+
+
+def test_a_ring_that_overflows_while_it_is_read_overtakes_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "MAX_FRAMES", 4)
+    fast, slow = (rings := Spool(tmp_path)).new_ring(), rings.new_ring()
+    for ring in (fast, fast, fast, fast, slow, slow, slow):
+        ring.append(b"payload")
+    looks = itertools.count()
+
+    def read(ring: Ring, max_frames: int) -> Chunk:
+        if next(looks) == 2:  # between the look and the reading
+            for _ in range(4):
+                fast.append(b"payload")
+        return whole(ring, max_frames)
+
+    whole = Ring.read
+    monkeypatch.setattr(Ring, "read", read)
+    first = [frame.n for chunk in oldest_chunks([fast, slow], 6) for frame in chunk.frames]
+    assert first == []  # 0 to 3 are gone, and 7 to 10 come after 4 to 6
+    for ring, chunk in zip((fast, slow), chunks := oldest_chunks([fast, slow], 8), strict=True):
+        ring.release(chunk)
+    assert sorted(frame.n for chunk in chunks for frame in chunk.frames) == [4, 5, 6, 7, 8, 9, 10]
+    rings.remove()
 
 
 def test_rebuild_gives_the_same_rows_and_leaves_the_books_alone(tmp_path: Path) -> None:
