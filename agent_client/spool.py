@@ -404,7 +404,7 @@ def _delete_folder(folder: Path) -> None:
 
 def _read_dead(path: Path, ring_id: str) -> DeadRing | None:
     data = path.read_bytes()
-    if len(data) <= HEADER_BYTES or data[:8] != MAGIC:
+    if len(data) < HEADER_BYTES + _FRAME_BYTES or data[:8] != MAGIC:
         return None
     capacity = _U64.unpack_from(data, 8)[0]
     tail = _U64.unpack_from(data, _OFFSET_TAIL)[0]

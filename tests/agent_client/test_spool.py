@@ -296,7 +296,12 @@ def forget_the_magic(path: Path) -> None:
     path.write_bytes(bytes(8) + path.read_bytes()[8:])
 
 
-@pytest.mark.parametrize("damage", [truncate, shorten, forget_the_magic])
+def leave_room_for_no_frame(path: Path) -> None:
+    header = spool_module.MAGIC + (9).to_bytes(8, "little")
+    path.write_bytes(header.ljust(HEADER_BYTES + 9, b"\0"))
+
+
+@pytest.mark.parametrize("damage", [truncate, shorten, forget_the_magic, leave_room_for_no_frame])
 def test_a_file_that_is_no_ring_is_left_out(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     ring = abandoned(tmp_path, b"event")
     damage(tmp_path / ring.ring_id.partition(".")[0] / "0.ring")
