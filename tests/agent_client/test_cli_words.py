@@ -240,6 +240,14 @@ def test_doctor_does_not_send_to_itself_nor_rebuild_what_is_not_ours(
     assert found.hint == "Check who owns it, and who may write it."
 
 
+def test_an_export_to_no_collector_says_which_key_opens_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = said(capsys, "export", "--otlp")
+    assert "telemetry.export.otlp.enabled is off (default)" in shown
+    assert "Set telemetry.export.otlp.enabled: true and an endpoint" in shown
+
+
 def test_a_hint_is_given_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = telemetry_dir(home)
     folder.mkdir()
