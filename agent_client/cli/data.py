@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from agent_client.export import ExportReport
 
 DAY_NS = 86_400 * 10**9
+NOT_SHOWN = (
+    "secrets cannot be removed on this machine, so nothing is shown; "
+    "install google-re2 into the agent's environment and run 'hermes-telemetry doctor'"
+)
 
 
 def since_ns(days: float | None) -> int | None:
@@ -27,13 +31,15 @@ def since_ns(days: float | None) -> int | None:
 
 def run_insights(args: argparse.Namespace) -> int:
     """Print the Observability section, or its numbers."""
-    from agent_client.contract.redact import redact_value
+    from agent_client.contract.redact import UNAVAILABLE, redact_text, redact_value
     from agent_client.insights import overview
     from agent_client.insights_text import render
     from agent_client.recovery import recover
-    from agent_client.store import Store, database_path
+    from agent_client.store import Store, StoreError, database_path
 
     home = home_of(args)
+    if redact_text("a word") == UNAVAILABLE:
+        raise StoreError(NOT_SHOWN)
     recover(home)
     if not database_path(home).exists():
         if is_json(args):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from typing import Final
 
 from agent_client.cli import home_of, is_json
 from agent_client.cli.output import clean, fail, number, say, say_json, talk
 from agent_client.cli.ticker import Ticker
+
+CLOSED_HINT: Final = (
+    "Set telemetry.export.otlp.enabled: true and an endpoint; "
+    "'hermes-telemetry policy why telemetry.export.otlp.enabled' says who decides."
+)
 
 
 def drain_otlp(args: argparse.Namespace) -> int:
@@ -43,7 +49,8 @@ def drain_otlp(args: argparse.Namespace) -> int:
         because = [
             part for part in (report.reason, report.detail) if part and part != report.status
         ]
-        fail(": ".join(clean(part) for part in (report.status, *because)))
+        hint = CLOSED_HINT if report.reason in {"plane_closed", "no_endpoint"} else ""
+        fail(": ".join(clean(part) for part in (report.status, *because)), hint)
     for variable in report.missing:
         talk(f"  ${clean(variable)} has no usable value here: its header was not sent")
     return report.exit_code

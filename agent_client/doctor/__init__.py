@@ -49,6 +49,10 @@ def _guarded(
     """The findings of one check; a check that breaks is a finding too, and the others go on."""
     try:
         yield from examine_one(subject)
+    except OSError as error:
+        name = getattr(examine_one, "__name__", "").removeprefix("check_") or "console"
+        finding = f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}"
+        yield Check(name, "fail", finding, "Check who owns it, and who may read it.")
     except Exception as error:  # noqa: BLE001  # what is examined is what may be broken
         name = getattr(examine_one, "__name__", "").removeprefix("check_") or "console"
         hint = "Please report it: a check is to find faults, not to have them."

@@ -44,7 +44,10 @@ def check_database(subject: Subject) -> Iterator[Check]:
             whole = _look_through(store.connection)
             losses, rows = health.losses(store), sum(store.counts().values())
     except (StoreError, sqlite3.Error) as error:
-        yield Check("database", "fail", str(error), REBUILD)
+        finding = str(error).removesuffix("; run 'hermes-telemetry doctor'")
+        is_closed = isinstance(error.__cause__, PermissionError)
+        hint = "Check who owns it, and who may write it." if is_closed else REBUILD
+        yield Check("database", "fail", finding, hint)
         return
     if whole == "ok":
         yield Check("database", "ok", f"whole, {rows:,} rows")

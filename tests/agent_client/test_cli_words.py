@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from agent_client import cli, doctor
 from agent_client.cli.network import result_text
 from agent_client.cli.ticker import Ticker
 from agent_client.config import install_id_path
+from agent_client.contract import redact
 from agent_client.contract.wire import PATH_DISCOVERY, PATH_ENROLL, PATH_POLICY_ROOT, PATH_TELEMETRY
 from agent_client.credential import credential_path
 from agent_client.files import telemetry_dir
@@ -198,6 +200,52 @@ def test_an_export_of_a_home_that_is_not_there_makes_none(
     assert cli.main(["export", "--out", "-", "--home", str(none)]) == 0
     assert capsys.readouterr().out == ""
     assert not none.exists()
+
+
+def test_insights_without_the_redactor_show_nothing_and_say_what_to_install(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(home)
+    monkeypatch.setitem(sys.modules, "re2", None)
+    monkeypatch.setattr(redact, "_engine", redact._Engine())
+    shown = said(capsys, "insights")
+    assert "nothing is shown; install google-re2" in shown
+    assert "fault in this program" not in shown
+
+
+def test_doctor_says_which_file_it_may_not_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_subject: object) -> Iterator[doctor.Check]:
+        raise PermissionError(13, "Permission denied", str(home / "config.yaml"))
+
+    monkeypatch.setattr(doctor.machine, "check_python", refuse)
+    finding = next(check for check in doctor.examine(home, offline=True) if check.name == "refuse")
+    assert finding.finding == f"{home}/config.yaml: Permission denied"
+    assert "who may read it" in finding.hint
+
+
+def test_doctor_does_not_send_to_itself_nor_rebuild_what_is_not_ours(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(home)
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("agent_client.store.connect", refuse)
+    checks = doctor.examine(home, offline=True)
+    found = next(check for check in checks if check.name == "database")
+    assert found.finding.endswith("cannot be opened (PermissionError)")
+    assert found.hint == "Check who owns it, and who may write it."
+
+
+def test_an_export_to_no_collector_says_which_key_opens_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = said(capsys, "export", "--otlp")
+    assert "telemetry.export.otlp.enabled is off (default)" in shown
+    assert "Set telemetry.export.otlp.enabled: true and an endpoint" in shown
 
 
 def test_a_hint_is_given_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
