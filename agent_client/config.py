@@ -317,10 +317,10 @@ def parse_yaml(data: bytes) -> object:
         raise ValueError(where) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValueError(type(error).__name__) from error
-    if _is_deep(value):
-        raise ValueError("nested without end")
     if size > max(MAX_NODES, len(data)):
         raise ValueError("its aliases stand for more than a file may hold")
+    if _is_deep(value):
+        raise ValueError("nested without end")
     return value
 
 
