@@ -386,6 +386,11 @@ def test_text_that_never_settles_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
     assert redact_text("anything", strict=True) == "[REDACTED:unstable]"
 
 
+def test_a_secret_that_another_hid_goes_with_the_next_look() -> None:
+    # Both rules want the stroke between them, so that the first look finds only one.
+    assert redact_text(f"x {GITHUB}/{GITHUB} y") == "x [REDACTED:github]/[REDACTED:github] y"
+
+
 def test_a_forked_child_builds_its_own_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = redact._Engine()
     first = engine.matchers()
