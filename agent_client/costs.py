@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent_client.hostdb import STATE_DB, connect
 from agent_client.store import run_event
 
-STATE_DB: Final = "state.db"
 LOOK_BACK_S: Final = 3600.0
 """Sessions that changed within the last hour are looked at again: a run may still be in a spool."""
 CENT_FRACTION_USD: Final = 1e-9
@@ -156,10 +156,7 @@ def read_costs(
         return []
     found: dict[str, SessionCost] = {}
     try:
-        with closing(
-            sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5)
-        ) as connection:
-            connection.execute("PRAGMA query_only = 1")
+        with closing(connect(path)) as connection:
             for session_id, last_seen_s, *usage in _usage_rows(connection, since_s, session_ids):
                 before = found.get(session_id) or SessionCost(session_id)
                 found[session_id] = SessionCost(

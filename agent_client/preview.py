@@ -33,6 +33,7 @@ from agent_client.contract.redact import UNAVAILABLE, redact_record, redact_text
 from agent_client.contract.tables import COUNT_MAX, MS_MAX, TIME_MAX_NS, USD_MAX
 from agent_client.enroll import host_version
 from agent_client.export import REDACTOR_MISSING
+from agent_client.hostdb import connect
 from agent_client.policy.posture import ensure_install_id
 from agent_client.store import StoreError, database_path
 
@@ -159,8 +160,7 @@ def _open(source: Source) -> Iterator[sqlite3.Connection]:
     if isinstance(source, sqlite3.Connection):
         yield source
         return
-    address = source.absolute().as_uri() + "?mode=ro"
-    with closing(sqlite3.connect(address, uri=True, timeout=5)) as connection:
+    with closing(connect(source)) as connection:
         yield connection
 
 

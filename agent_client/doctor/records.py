@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -86,6 +87,7 @@ def _log(folder: Path, rows: int) -> Iterator[Check]:
 
 def check_retention(subject: Subject) -> Iterator[Check]:
     """Nothing is kept much longer than the retention says."""
+    from agent_client.hostdb import connect
     from agent_client.store import database_path
 
     days = subject.settings.get("telemetry.retention_days")
@@ -93,11 +95,8 @@ def check_retention(subject: Subject) -> Iterator[Check]:
     if not isinstance(days, int) or not path.exists():
         return
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
+        with closing(connect(path)) as connection:
             oldest_ns = connection.execute("SELECT min(start_ns) FROM tel_runs").fetchone()[0]
-        finally:
-            connection.close()
     except sqlite3.Error:
         return  # check_database has said it
     kept_days = (time.time_ns() - oldest_ns) / DAY_NS if isinstance(oldest_ns, int) else 0.0

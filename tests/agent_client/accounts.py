@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from agent_client.costs import STATE_DB
+from agent_client.hostdb import STATE_DB
 from tests.agent_client.builders import START_NS, Anything
 
 # As hermes-agent 0.19.0 makes it.

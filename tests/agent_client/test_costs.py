@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent_client import costs
 from agent_client.costs import RunCost, read_costs, share
+from agent_client.hostdb import STATE_DB
 from agent_client.recovery import reconcile, recover
 from tests.agent_client.accounts import LAST_SEEN_S, host_accounts, usage
 from tests.agent_client.builders import (
@@ -184,7 +185,7 @@ def test_an_open_run_is_not_priced_yet(tmp_path: Path) -> None:
 
 def test_without_the_hosts_accounts_there_are_no_costs(tmp_path: Path) -> None:
     assert read_costs(tmp_path) == []
-    (tmp_path / costs.STATE_DB).write_bytes(b"no database" * 200)
+    (tmp_path / STATE_DB).write_bytes(b"no database" * 200)
     assert read_costs(tmp_path) == []
 
 
