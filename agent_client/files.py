@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,6 +115,21 @@ def open_private(path: Path, flags: int = os.O_RDWR) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def make_private_file(path: Path) -> None:
+    """See that a file is there, 0600 when it is made, owned like its folder; it is never opened.
+
+    For databases: to close any descriptor of a file gives up every POSIX lock the process has on
+    it, those of its SQLite connections too. Errors: OSError.
+    """
+    try:
+        os.mknod(path, 0o600 | stat.S_IFREG)
+    except FileExistsError:
+        pass
+    except PermissionError:  # systems that let only root make one so: it is new, nobody has a lock
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _give_to_owner_of(path.parent, path)
 
 
 def sync_dir(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Final, Self
 
 from agent_client import schema
 from agent_client.contract.tables import EVENT_TABLES, RUNS, Table
-from agent_client.files import make_private_dir, open_private, telemetry_dir
+from agent_client.files import make_private_dir, make_private_file, telemetry_dir
 
 BUSY_TIMEOUT_S: Final = 5.0
 """Six processes share one database: without it four in five writes were lost, with it none."""
@@ -74,9 +73,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
     Errors: sqlite3.Error, OSError.
     """
-    descriptor = open_private(path)
-    is_new = not os.fstat(descriptor).st_size
-    os.close(descriptor)
+    # Not opened to be made: this process may have another connection, whose locks that would drop.
+    # A process that then closes takes itself for the last, and deletes the WAL we commit to.
+    make_private_file(path)
+    is_new = not path.stat().st_size
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )

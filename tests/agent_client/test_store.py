@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agent_client.contract.tables import BY_NAME, EVENT_TABLES, MODEL_CALLS, RUNS
-from agent_client.store import DATABASE, Store, StoreError, make_folder
+from agent_client.store import DATABASE, Store, StoreError, connect, make_folder
 from tests.agent_client.builders import (
     START_NS,
     error_event,
@@ -123,3 +127,30 @@ def test_the_next_rows_are_the_first_of_all_tables_together(
         every = [row for table in EVENT_TABLES for row in store.rows_since(table, None)]
         wanted = sorted((row for row in every if row.seq > after), key=lambda row: row.seq)
         assert store.rows_after(after, most) == wanted[:most]
+
+
+def test_a_second_connection_gives_up_no_lock_of_the_first(tmp_path: Path) -> None:
+    path = make_folder(tmp_path) / DATABASE
+    other = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('SELECT * FROM a').connection"
+    with closing(connect(path)) as first:
+        first.execute("CREATE TABLE a (b)")
+        connect(path).close()
+        # A process that takes itself for the last one deletes the WAL when it closes.
+        subprocess.run([sys.executable, "-c", f"{other}.close()"], check=True)
+        first.execute("INSERT INTO a VALUES (1)")
+        with closing(sqlite3.connect(path)) as second:
+            assert second.execute("SELECT b FROM a").fetchall() == [(1,)]
+        seen = "import sqlite3; print(sqlite3.connect({!r}).execute('SELECT b FROM a').fetchall())"
+        printed = subprocess.check_output([sys.executable, "-c", seen.format(str(path))])
+    assert printed == b"[(1,)]\n"
+
+
+def test_a_system_that_makes_no_such_files_for_us_still_gets_a_private_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "mknod", refuse)
+    connect(tmp_path / DATABASE).close()
+    assert stat.S_IMODE((tmp_path / DATABASE).stat().st_mode) == 0o600
