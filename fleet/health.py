@@ -21,6 +21,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
+from fleet.api import buckets
 from fleet.lib.clock import now
 from fleet.models import ProcessBeat
 from fleet.policy.signing import SigningError, current_root, root_key
@@ -65,7 +66,7 @@ def gather() -> Health:
     probes = [database]
     if database.state != "down":
         probes += [migrations_probe(), *process_probes(now())]
-    probes += [broker_probe(), disk_probe()]
+    probes += [broker_probe(), limits_probe(), disk_probe()]
     if database.state != "down":
         probes.append(keys_probe())
     return Health(tuple(probes), now())
@@ -169,6 +170,19 @@ def _redis_probe(title: str) -> Probe:
     finally:
         client.close()
     return Probe("broker", title, "ok", f"Redis {version}, {where}")
+
+
+def limits_probe() -> Probe:
+    """Who counts what an install may push."""
+    title = _("Rate limits")
+    counted = buckets.backend()
+    if counted == "redis":
+        return Probe("limits", title, "ok", _("Counted in Redis, for all web processes together"))
+    detail = _("Each web process counts for itself")
+    if counted == "process":
+        return Probe("limits", title, "ok", detail)
+    mend = _("Nothing is refused because of it; start Redis to share the count again.")
+    return Probe("limits", title, "warn", detail, mend)
 
 
 def disk_probe() -> Probe:

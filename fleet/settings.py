@@ -277,6 +277,14 @@ FLEET_RATE_ENROLL_PER_MIN: Final = env.envint(
 FLEET_RATE_INSTALL_PER_MIN: Final = env.envint(
     "FLEET_RATE_INSTALL_PER_MIN", 6_000, minimum=1, maximum=10_000_000
 )
+# Of one install, 0 is no limit. A fifth of what two cores take in, and a week without a network
+# (a few 100,000 rows) still comes in within the minute.
+FLEET_RATE_INSTALL_ROWS_PER_MIN: Final = env.envint(
+    "FLEET_RATE_INSTALL_ROWS_PER_MIN", 1_000_000, minimum=0, maximum=1_000_000_000
+)
+FLEET_RATE_INSTALL_BYTES_PER_MIN: Final = env.envint(
+    "FLEET_RATE_INSTALL_BYTES_PER_MIN", 256 * 1024**2, minimum=0, maximum=1024**4
+)
 SPECTACULAR_SETTINGS = {
     "TITLE": "Hermes Fleet API",
     "VERSION": "1",

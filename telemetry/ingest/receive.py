@@ -116,6 +116,13 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
         return _store(header, body, verdicts, scrubbed, quarantined, hours, received_at)
 
 
+def is_known(header: BatchHeader) -> bool:
+    """Whether the ledger has the batch, whatever its content."""
+    return IngestBatch.objects.filter(
+        install_id=header.install_id, batch_id=header.batch_id
+    ).exists()
+
+
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
     """The verdict on each line."""
     lines = split_lines(body.data)
