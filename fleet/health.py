@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +47,15 @@ class Probe:
     mend: str = ""
 
 
+_more: dict[str, Callable[[], Probe]] = {}
+"""Probes of other apps, by name, asked when the database answers."""
+
+
+def register_probe(name: str, probe: Callable[[], Probe]) -> None:
+    """Let an app add what it knows to the page; a name registered again is replaced."""
+    _more[name] = probe
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """All probes, in the order of the page."""
@@ -68,7 +78,7 @@ def gather() -> Health:
         probes += [migrations_probe(), *process_probes(now())]
     probes += [broker_probe(), limits_probe(), disk_probe()]
     if database.state != "down":
-        probes.append(keys_probe())
+        probes += [keys_probe(), *(probe() for probe in _more.values())]
     return Health(tuple(probes), now())
 
 

@@ -68,7 +68,7 @@ class BatchView(APIView):
                 _take_rows(meter, header, body)
                 outcome = receive_batch(header, body)
         except IngestError as error:
-            raise ApiProblem(error.code, error.detail) from None
+            raise ApiProblem(error.code, error.detail, retry_after_s=error.retry_after_s) from None
         if outcome.is_replay:
             meter.repeated()
         return Response(outcome.receipt, headers=meter.headers())
