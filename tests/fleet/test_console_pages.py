@@ -23,6 +23,7 @@ LISTS = (
     "/fleet/changerecord/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/quarantinejob/",
     "/telemetry/spooledbatch/",
     "/telemetry/aggregaterecord/",
 )
