@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
 from agent_client.contract import wire
@@ -19,25 +19,23 @@ from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
 from agent_client.contract.tables import BY_NAME
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
-from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError, split_lines
 from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_summaries, scrub_text
 from telemetry.ingest.summaries import judge_summaries
-from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
-from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
+from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_body
+from telemetry.models import IngestBatch, QuarantinedLine
 from telemetry.models.events import MODEL_OF
 from telemetry.models.rollups import NO_GROUP
-from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
+from telemetry.store.copy import Columns, CopyCounts, Stamp, copy_batch
+from telemetry.store.ledger import find_batch, record_batch
 from telemetry.store.locks import install_transaction
-from telemetry.store.partitions import Partition, ensure_partitions
+from telemetry.store.partitions import Partition, with_partitions
 from telemetry.store.retention import accepted_from
 from telemetry.store.summaries import store_summaries
 
 MAX_QUARANTINED: Final = 1000
 """Lines kept of one batch (4 MB at most); the counts by code are complete all the same."""
 NS_PER_HOUR: Final = 3_600_000_000_000
-MAX_LOSS_REASONS: Final = 50
-"""Reasons are a closed list on the agent; a hostile one must not grow our rows without bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,28 +98,29 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     quarantined = [
         (refused, scrub_raw(refused.raw)) for refused in verdicts.refused[:MAX_QUARANTINED]
     ]
-    hours_by_table = {name: _hours_of(name, rows) for name, rows in scrubbed.rows.items()}
-    ensure_partitions(
-        {
-            Partition(hour.date(), MODEL_OF[name].table_name())
-            for name, found in hours_by_table.items()
-            for hour in found
-        }
-    )
+    hours_by_table = {name: _hours_of(name, found) for name, found in scrubbed.columns.items()}
+    days = {
+        Partition(hour.date(), MODEL_OF[name].table_name())
+        for name, found in hours_by_table.items()
+        for hour in found
+    }
     hours = set().union(*hours_by_table.values())
-    with install_transaction(header.install_id):
-        known = _replay_of(header, body)  # a twin may have committed while we waited
-        if known is not None:
-            return known
-        return _store(header, body, verdicts, scrubbed, quarantined, hours, received_at)
+
+    def store() -> Outcome:
+        with install_transaction(header.install_id):
+            known = _replay_of(header, body)  # a twin may have committed while we waited
+            if known is not None:
+                return known
+            return _store(header, body, verdicts, scrubbed, quarantined, hours, received_at)
+
+    return with_partitions(days, store)
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
     """The verdict on each line."""
-    lines = split_lines(body.data)
     if header.plane == "aggregate":
-        return judge_summaries(lines, bounds, install_id=header.install_id)
-    return validate_lines(lines, bounds, plane=header.plane)
+        return judge_summaries(split_lines(body.data), bounds, install_id=header.install_id)
+    return validate_body(body.data, bounds, plane=header.plane)
 
 
 def _scrubbed(verdicts: Verdicts) -> Scrubbed:
@@ -132,9 +131,7 @@ def _scrubbed(verdicts: Verdicts) -> Scrubbed:
 
 
 def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
-    known = IngestBatch.objects.filter(
-        install_id=header.install_id, batch_id=header.batch_id
-    ).first()
+    known = find_batch(header.install_id, header.batch_id)
     if known is None:
         return None
     if known.content_sha256 != body.content_sha256 or known.plane != header.plane:
@@ -156,11 +153,13 @@ def _bounds_at(moment: datetime) -> TimeBounds:
     )
 
 
-def _hours_of(name: str, rows: Iterable[Row]) -> set[datetime]:
+def _hours_of(name: str, columns: Columns) -> set[datetime]:
     """The UTC hours in which rows of a table begin."""
+    if not columns:
+        return set()
     table = BY_NAME[name]
-    at = table.column_names().index(table.time)
-    hours = {time_ns // NS_PER_HOUR for row in rows if isinstance(time_ns := row[at], int)}
+    times_ns = cast("Sequence[int]", columns[table.column_names().index(table.time)])
+    hours = {time_ns // NS_PER_HOUR for time_ns in times_ns}
     return {ns_to_datetime(hour * NS_PER_HOUR) for hour in hours}
 
 
@@ -181,56 +180,46 @@ def _store(
     batch.quarantined_count = len(quarantined)
     batch.receipt = receipt
     batch.received_at = received_at
-    batch.save(force_insert=True)
-    QuarantinedLine.objects.bulk_create(
-        QuarantinedLine(
-            install_id=header.install_id,
-            batch_id=header.batch_id,
-            line=refused.line,
-            code=refused.code,
-            detail=refused.detail,
-            raw_text=text,
-            received_at=received_at,
-        )
-        for refused, text in quarantined
-    )
-    if loaded.counts.inserted or loaded.counts.merged:
-        TouchedHour.objects.bulk_create(
-            TouchedHour(
-                hour=hour,
-                touched_at=received_at,
+    if quarantined:
+        QuarantinedLine.objects.bulk_create(
+            QuarantinedLine(
                 install_id=header.install_id,
                 batch_id=header.batch_id,
+                line=refused.line,
+                code=refused.code,
+                detail=refused.detail,
+                raw_text=text,
+                received_at=received_at,
             )
-            for hour in sorted(hours)
+            for refused, text in quarantined
         )
-    _add_to_intake(batch)
-    Install.objects.filter(pk=header.install_id).update(
-        last_push_at=received_at, **_consent_of(header)
-    )
+    is_new = loaded.counts.inserted or loaded.counts.merged
+    record_batch(batch, sorted(hours) if is_new else (), consent_state=_consent_of(header))
     return Outcome(receipt, is_replay=False)
 
 
-def _consent_of(header: BatchHeader) -> dict[str, str]:
-    """What the owner's opt-in is now, as the batch says; nothing where it says nothing we know."""
+def _consent_of(header: BatchHeader) -> str:
+    """What the owner's opt-in is now, as the batch says; "" where it says nothing we know."""
     said = header.consent.get("consent_state")
     known = KEYS["telemetry.consent_state"].choices
-    return {"consent_state": said} if isinstance(said, str) and said in known else {}
+    return said if isinstance(said, str) and said in known else ""
 
 
 def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
     if scrubbed.summaries:
         return _Loaded(*store_summaries(scrubbed.summaries, stamp))
-    inserted = merged = duplicate = 0
-    accepted: dict[str, int] = {}
-    for name, found in scrubbed.rows.items():
-        counts = copy_rows(BY_NAME[name], found, stamp)
-        inserted += counts.inserted
-        merged += counts.merged
-        duplicate += counts.duplicate
-        if counts.inserted + counts.merged:
-            accepted[name] = counts.inserted + counts.merged
-    return _Loaded(CopyCounts(inserted, merged, duplicate), accepted)
+    counts = copy_batch(scrubbed.columns, stamp)
+    accepted = {
+        name: found.inserted + found.merged
+        for name, found in counts.items()
+        if found.inserted + found.merged
+    }
+    total = CopyCounts(
+        inserted=sum(found.inserted for found in counts.values()),
+        merged=sum(found.merged for found in counts.values()),
+        duplicate=sum(found.duplicate for found in counts.values()),
+    )
+    return _Loaded(total, accepted)
 
 
 def _receipt(header: BatchHeader, verdicts: Verdicts, loaded: _Loaded) -> wire.Receipt:
@@ -280,25 +269,3 @@ def clock_skew_ms(batch_id: UUID) -> int | None:
     if batch_id.version != 7:
         return None
     return (batch_id.int >> 80) - datetime_to_ns(now()) // 1_000_000
-
-
-def _add_to_intake(batch: IngestBatch) -> None:
-    """Add a batch to its install's running sums; the install's lock makes read-add-write safe."""
-    intake, _ = InstallIntake.objects.get_or_create(install_id=batch.install_id)
-    losses = Counter(intake.losses)
-    losses.update(batch.losses)
-    intake.losses = dict(losses.most_common(MAX_LOSS_REASONS))
-    intake.batch_count += 1
-    intake.stored_count += batch.inserted_count
-    intake.duplicate_count += batch.duplicate_count
-    intake.rejected_count += batch.rejected_count
-    intake.scrubbed_count += batch.scrubbed_count
-    intake.lost_count += sum(batch.losses.values())
-    if batch.plane == "local":  # a summary's seq is its run's, and comes later than its rows
-        intake.last_seq = max(
-            (seq for seq in (intake.last_seq, batch.last_seq) if seq is not None), default=None
-        )
-    if batch.clock_skew_ms is not None:
-        intake.clock_skew_ms = batch.clock_skew_ms
-    intake.last_batch_at = batch.received_at
-    intake.save()

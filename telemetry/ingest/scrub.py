@@ -7,7 +7,8 @@ that were found clean before are remembered (model and tool names repeat for eve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -15,7 +16,8 @@ from agent_client.contract.redact import RULESET_VERSION, redact_text
 from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
-from telemetry.store.copy import Row
+from telemetry.store.copy import Columns, Row, columns_of
+from telemetry.store.pack import Values
 from telemetry.store.summaries import Summary
 
 MAX_REMEMBERED: Final = 20_000
@@ -32,34 +34,61 @@ _HEX_ID: Final = re.compile(
 )
 """Most ids; asked before ``HOST_ID``, because it fails or succeeds without going back. Any other
 goes the long way: vendors make keys of hex parts with hyphens, too."""
+HEX_ID_CHARS: Final = (16, 32)
+_HEX_DIGITS: Final = b"0123456789abcdef"
 _ID_FIELDS: Final = frozenset({"record_id", "install_id"})
 _clean: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
-    """What may be stored; ``hit_count`` texts (distinct, by column) had to be changed."""
+    """What may be stored; ``hit_count`` texts (distinct, by column) had to be changed.
 
-    rows: dict[str, list[Row]]
+    Shape: columns by table; a table without rows has none.
+    """
+
+    columns: dict[str, Columns]
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
     ruleset: str = str(RULESET_VERSION)
 
 
-def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
-    """The rows with every secret replaced; redaction itself fails closed."""
-    scrubbed: dict[str, list[Row]] = {}
+def scrub_rows(rows: Mapping[str, Sequence[Row]]) -> Scrubbed:
+    """The rows as columns, with every secret replaced; redaction itself fails closed."""
+    scrubbed: dict[str, Columns] = {}
     hit_count = 0
     for name, found in rows.items():
-        changes: list[tuple[int, dict[str, str]]] = []
-        for at, column in enumerate(BY_NAME[name].columns):
-            if column.max_chars and found:
-                change = _changes({row[at] for row in found}, is_id=column.kind == "id")
-                hit_count += len(change)
+        columns = list(columns_of(found))
+        for at, column in enumerate(BY_NAME[name].columns if columns else ()):
+            if column.max_chars:
+                change = _changes_of(columns[at], is_id=column.kind == "id")
                 if change:
-                    changes.append((at, change))
-        scrubbed[name] = [_changed(row, changes) for row in found] if changes else found
+                    hit_count += len(change)
+                    columns[at] = [change.get(value, value) for value in columns[at]]  # type: ignore[arg-type]  # texts and None
+        scrubbed[name] = columns
     return Scrubbed(scrubbed, hit_count)
+
+
+def _changes_of(values: Values, *, is_id: bool) -> dict[str, str]:
+    """What the distinct texts of a column become; only those that change."""
+    if is_id and _are_hex_ids(values):
+        return {}
+    return _changes(set(values), is_id=is_id)
+
+
+def _are_hex_ids(values: Values) -> bool:
+    """Whether all texts of a column are hex ids, found without a look at each.
+
+    The same verdict as ``_HEX_ID`` on every one, without the form with hyphens.
+    """
+    texts = list(filter(None, values))
+    if not texts:
+        return True
+    sizes = set(map(len, texts))  # type: ignore[arg-type]  # a column of texts
+    if min(sizes) < HEX_ID_CHARS[0] or max(sizes) > HEX_ID_CHARS[1]:
+        return False
+    joined = "".join(texts)  # type: ignore[arg-type]  # the same
+    return joined.isascii() and not joined.encode().translate(None, _HEX_DIGITS)
 
 
 def scrub_summaries(summaries: list[Summary]) -> Scrubbed:
@@ -114,7 +143,7 @@ def scrub_text(text: str) -> str:
     return scrubbed
 
 
-def _changes(values: set[object], *, is_id: bool) -> dict[str, str]:
+def _changes(values: AbstractSet[object], *, is_id: bool) -> dict[str, str]:
     changes: dict[str, str] = {}
     for value in values:
         if not isinstance(value, str) or not value or value in _clean:
@@ -135,12 +164,3 @@ def _remember(text: str) -> None:
     if len(_clean) >= MAX_REMEMBERED:
         _clean.clear()
     _clean.add(text)
-
-
-def _changed(row: Row, changes: list[tuple[int, dict[str, str]]]) -> Row:
-    values = list(row)
-    for at, change in changes:
-        value = values[at]
-        if isinstance(value, str):
-            values[at] = change.get(value, value)
-    return tuple(values)

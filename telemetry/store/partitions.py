@@ -7,14 +7,15 @@ created in place: CREATE … PARTITION OF locks the parent against every writer,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Final
 
-from django.db import connection
+import psycopg
+from django.db import IntegrityError, connection
 from psycopg import sql
 
 from fleet.lib.clock import now
@@ -117,6 +118,35 @@ def ensure_partitions(wanted: AbstractSet[Partition]) -> int:
     if connection.vendor != "postgresql" or wanted <= existing_partitions():
         return 0
     return create_partitions(wanted)
+
+
+def with_partitions[Result](wanted: AbstractSet[Partition], work: Callable[[], Result]) -> Result:
+    """What ``work`` gives, with the partitions it needs in place; it is all in one transaction.
+
+    A partition that was seen is taken to be there, because the catalogue is not cheap to ask. When
+    it was dropped since, PostgreSQL refuses the row: what was remembered is forgotten, the
+    partition is made, and the work done once more.
+    """
+    if connection.vendor != "postgresql":
+        return work()
+    if not wanted <= _seen:
+        _see(wanted)
+    try:
+        return work()
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, psycopg.errors.CheckViolation):
+            raise
+    _see(wanted)
+    return work()
+
+
+_seen: set[Partition] = set()
+
+
+def _see(wanted: AbstractSet[Partition]) -> None:
+    ensure_partitions(wanted)
+    _seen.clear()
+    _seen.update(existing_partitions())
 
 
 def create_partitions(wanted: Iterable[Partition]) -> int:
