@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from agent_client.contract import wire
 from agent_client.contract.tokens import PREFIX_INSTALL
@@ -46,7 +46,7 @@ class Answer:
         return code
 
 
-def credential_of(install_id: object = make.INSTALL) -> str:
+def credential_of(install_id: UUID = make.INSTALL) -> str:
     """A credential of an install, which is made when it is not there."""
     install, _ = Install.objects.get_or_create(pk=install_id, defaults={"machine_id": "m" * 64})
     token, stored = tokens.mint(PREFIX_INSTALL)
