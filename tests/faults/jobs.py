@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +92,7 @@ def _load(file: str, install_id: str, batch_bytes: str) -> None:
     call_command("telemetry_load", file, install=UUID(install_id), stdout=sys.stderr)
 
 
-RUNS = {"fill": _fill, "maintain": _maintain, "load": _load}
+RUNS: dict[str, Callable[..., None]] = {"fill": _fill, "maintain": _maintain, "load": _load}
 
 
 def _arm(dies: str, at: int) -> None:
