@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID
+from typing import Any
 
-from django.db.models import Sum
+from django.db import connection
 
 from agent_client.contract.tables import BY_NAME
 from telemetry.models import EVENT_MODELS, IngestBatch, InstallIntake
@@ -16,6 +16,8 @@ from tests.agent_client import builders as agent
 
 type Ids = Mapping[str, set[object]]
 """Row ids by table."""
+type Ask = Callable[[str], list[tuple[Any, ...]]]
+"""Answers a SELECT; Any: a database's own values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +38,26 @@ class Books:
         return sum(ids.total() for ids in self.rows.values())
 
 
-def read_books(install_id: UUID | None = None) -> Books:
-    """The console's books, of one install or of all."""
-    mine = {} if install_id is None else {"install_id": install_id}
+def _ask(statement: str) -> list[tuple[Any, ...]]:
+    """Rows of the database of the test."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return list(cursor.fetchall())
+
+
+def read_books(ask: Ask = _ask) -> Books:
+    """The console's books of all installs."""
     names = ("received", "inserted", "merged", "duplicate", "rejected")
-    sums = IngestBatch.objects.filter(**mine).aggregate(
-        **{name: Sum(f"{name}_count", default=0) for name in names}
-    )
+    sums = ", ".join(f"coalesce(sum({name}_count), 0)" for name in names)
+    (found,) = ask(f"SELECT {sums} FROM {IngestBatch._meta.db_table}")
+    (intake,) = ask(f"SELECT coalesce(sum(stored_count), 0) FROM {InstallIntake._meta.db_table}")
     rows = {
         model.CONTRACT.name: Counter[object](
-            model.objects.filter(**mine).values_list(model.CONTRACT.key, flat=True)
+            key for (key,) in ask(f"SELECT {model.CONTRACT.key} FROM {model.table_name()}")
         )
         for model in EVENT_MODELS
     }
-    intake = InstallIntake.objects.filter(**mine).aggregate(all=Sum("stored_count", default=0))
-    return Books(rows=rows, intake=intake["all"], **sums)
+    return Books(rows, *map(int, found), int(intake[0]))
 
 
 def faults_of(books: Books, sent: Ids) -> list[str]:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from tests.faults import sabotage
 
@@ -83,6 +83,12 @@ def _maintain(*_: str) -> None:
     maintain_partitions()
 
 
+def _migrate(*_: str) -> None:
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0, interactive=False)
+
+
 def _load(file: str, install_id: str, batch_bytes: str) -> None:
     from django.core.management import call_command
 
@@ -92,7 +98,20 @@ def _load(file: str, install_id: str, batch_bytes: str) -> None:
     call_command("telemetry_load", file, install=UUID(install_id), stdout=sys.stderr)
 
 
-RUNS: dict[str, Callable[..., None]] = {"fill": _fill, "maintain": _maintain, "load": _load}
+def _credentials(file: str, count: str) -> None:
+    """Write the credentials of so many new installs, a line each."""
+    from tests.faults import raw
+
+    Path(file).write_text("\n".join(raw.credential_of(uuid4()) for _ in range(int(count))))
+
+
+RUNS: dict[str, Callable[..., None]] = {
+    "credentials": _credentials,
+    "fill": _fill,
+    "load": _load,
+    "maintain": _maintain,
+    "migrate": _migrate,
+}
 
 
 def _arm(dies: str, at: int) -> None:
