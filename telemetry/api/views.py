@@ -24,6 +24,7 @@ from telemetry.ingest.decode import Body, IngestError, read_body
 from telemetry.ingest.gate import count_refusal, is_open
 from telemetry.ingest.headers import PushHeaders, read_headers
 from telemetry.ingest.receive import BatchHeader, receive_batch
+from telemetry.models.rollups import NO_GROUP
 
 
 class BatchView(APIView):
@@ -94,4 +95,5 @@ def _batch_header(install: Install, request: Request, headers: PushHeaders) -> B
         first_seq=headers.first_seq,
         last_seq=headers.last_seq,
         policy_etag=served_etag(install, moment=now()),
+        group_id=install.group_id or NO_GROUP,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -26,6 +26,7 @@ from telemetry.ingest.summaries import judge_summaries
 from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
 from telemetry.models.events import MODEL_OF
+from telemetry.models.rollups import NO_GROUP
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
 from telemetry.store.locks import install_transaction
 from telemetry.store.partitions import Partition, ensure_partitions
@@ -54,6 +55,7 @@ class BatchHeader:
     first_seq: int | None = None
     last_seq: int | None = None
     policy_etag: str = ""
+    group_id: int = NO_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +72,31 @@ class _Loaded:
     accepted: dict[str, int]
 
 
-def receive_batch(header: BatchHeader, body: Body) -> Outcome:
-    """Take in one batch, or answer a repeated one with its receipt.
+type Judge = Callable[[TimeBounds], Verdicts]
+"""Gives the verdict on everything in a batch, within the times that are accepted now."""
 
-    Steps: 1. a known batch id is answered from the ledger, 2. lines are judged and scrubbed,
-    3. day partitions that its rows lack are made, 4. one transaction stores everything.
+
+def receive_batch(header: BatchHeader, body: Body) -> Outcome:
+    """Take in one batch of NDJSON, or answer a repeated one with its receipt.
+
     Errors: IngestError too_many_lines, batch_mismatch.
+    """
+    return receive_judged(header, body, lambda bounds: _judge_lines(header, body, bounds))
+
+
+def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
+    """Take in one batch whose rows ``judge`` finds, or answer a repeated one with its receipt.
+
+    Steps: 1. a known batch id is answered from the ledger, 2. the content is judged and scrubbed,
+    3. day partitions that its rows lack are made, 4. one transaction stores everything.
+    Errors: IngestError batch_mismatch, and what ``judge`` raises.
     """
     known = _replay_of(header, body)
     if known is not None:
         return known
     received_at = now()
-    verdicts, scrubbed = _judge(header, split_lines(body.data), _bounds_at(received_at))
+    verdicts = judge(_bounds_at(received_at))
+    scrubbed = _scrubbed(verdicts)
     quarantined = [
         (refused, scrub_raw(refused.raw)) for refused in verdicts.refused[:MAX_QUARANTINED]
     ]
@@ -101,15 +116,19 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
         return _store(header, body, verdicts, scrubbed, quarantined, hours, received_at)
 
 
-def _judge(
-    header: BatchHeader, lines: Sequence[tuple[int, bytes]], bounds: TimeBounds
-) -> tuple[Verdicts, Scrubbed]:
-    """The verdict on each line, and what of them may be stored."""
+def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
+    """The verdict on each line."""
+    lines = split_lines(body.data)
     if header.plane == "aggregate":
-        verdicts = judge_summaries(lines, bounds, install_id=header.install_id)
-        return verdicts, scrub_summaries(verdicts.summaries)
-    verdicts = validate_lines(lines, bounds, plane=header.plane)
-    return verdicts, scrub_rows(verdicts.rows)
+        return judge_summaries(lines, bounds, install_id=header.install_id)
+    return validate_lines(lines, bounds, plane=header.plane)
+
+
+def _scrubbed(verdicts: Verdicts) -> Scrubbed:
+    """What may be stored of the accepted."""
+    if verdicts.summaries:
+        return scrub_summaries(verdicts.summaries)
+    return scrub_rows(verdicts.rows)
 
 
 def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
@@ -155,7 +174,7 @@ def _store(
     received_at: datetime,
 ) -> Outcome:
     """Everything of a batch, inside the caller's transaction."""
-    stamp = Stamp(header.install_id, header.batch_id, received_at)
+    stamp = Stamp(header.install_id, header.batch_id, received_at, header.group_id)
     loaded = _load(scrubbed, stamp)
     receipt = _ordered(_receipt(header, verdicts, loaded).to_dict())
     batch = _ledger_row(header, body, verdicts, scrubbed, loaded)
@@ -177,7 +196,13 @@ def _store(
     )
     if loaded.counts.inserted or loaded.counts.merged:
         TouchedHour.objects.bulk_create(
-            TouchedHour(hour=hour, touched_at=received_at) for hour in sorted(hours)
+            TouchedHour(
+                hour=hour,
+                touched_at=received_at,
+                install_id=header.install_id,
+                batch_id=header.batch_id,
+            )
+            for hour in sorted(hours)
         )
     _add_to_intake(batch)
     Install.objects.filter(pk=header.install_id).update(

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from telemetry.models.aggregate import AggregateRecord
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
+from telemetry.models.cells import (
+    ALL_GROUPS,
+    NEW_CELL_MODELS,
+    CostsCell,
+    ErrorsCell,
+    FirstSeen,
+    HistogramCell,
+    InstallCell,
+    ModelCallsCell,
+    ReplacedRun,
+    RunsCell,
+    ToolCallsCell,
+    Unit,
+)
 from telemetry.models.events import (
     EVENT_MODELS,
     CronEvent,
@@ -31,30 +45,42 @@ from telemetry.models.rollups import (
 )
 
 __all__ = [
+    "ALL_GROUPS",
     "CELL_MODELS",
     "EVENT_MODELS",
+    "NEW_CELL_MODELS",
     "AggregateRecord",
     "Cell",
     "ClosedPlane",
+    "CostsCell",
     "CronEvent",
     "ErrorCell",
     "ErrorEvent",
+    "ErrorsCell",
     "EventRow",
     "FeedbackEvent",
     "FillState",
+    "FirstSeen",
     "GatewayEvent",
+    "HistogramCell",
     "IngestBatch",
+    "InstallCell",
     "InstallHour",
     "InstallIntake",
     "MemoryEvent",
     "ModelCall",
+    "ModelCallsCell",
     "ModelCell",
     "QuarantinedLine",
+    "ReplacedRun",
     "Run",
     "RunCell",
+    "RunsCell",
     "SkillEvent",
     "Span",
     "ToolCall",
+    "ToolCallsCell",
     "ToolCell",
     "TouchedHour",
+    "Unit",
 ]

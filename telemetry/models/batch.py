@@ -32,6 +32,8 @@ class IngestBatch(models.Model):
 
         PUSH = "push", "Push"
         FILE = "file", "File"
+        OTLP = "otlp", "OpenTelemetry"
+        REPLAY = "replay", "Quarantine"
 
     install_id = models.UUIDField()
     batch_id = models.UUIDField()

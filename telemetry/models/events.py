@@ -32,7 +32,8 @@ class EventRow(models.Model):
     """What every event row carries beside the contract's columns.
 
     Units: ``start_at`` is the contract's time column in UTC, cut to microseconds; ``seq`` is the
-    agent's own row counter, higher is later.
+    agent's own row counter, higher is later. ``group_id`` is the install's group when the row came
+    in (0: none): cells made of it stay what they were when an install changes its group.
     """
 
     CONTRACT: ClassVar[tables.Table]
@@ -42,6 +43,7 @@ class EventRow(models.Model):
     seq = models.BigIntegerField()
     batch_id = models.UUIDField()
     received_at = models.DateTimeField()
+    group_id = models.BigIntegerField(default=0)
 
     class Meta:
         abstract = True

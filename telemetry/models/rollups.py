@@ -22,11 +22,14 @@ class TouchedHour(models.Model):
     """One batch touched one hour: written with the rows, removed by the fill that counted them.
 
     A row for each batch and hour, not a counter for each hour: two batches of the same hour
-    would wait for each other's commit.
+    would wait for each other's commit. ``batch_id``: the batch whose rows are not in the cells yet,
+    received at ``touched_at`` as they were; None: the hour as a whole is to be made again.
     """
 
     hour = models.DateTimeField(db_index=True)
     touched_at = models.DateTimeField()
+    install_id = models.UUIDField(null=True)
+    batch_id = models.UUIDField(null=True)
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H}h"

@@ -20,6 +20,7 @@ from psycopg import sql
 
 from agent_client.contract.tables import ColumnKind, Table
 from fleet.lib.clock import ns_to_datetime
+from telemetry.models import ReplacedRun
 from telemetry.models.events import MODEL_OF
 
 type Value = str | int | float | bool | None
@@ -37,6 +38,29 @@ _POSTGRES_TYPES: Final[dict[ColumnKind, str]] = {
     "usd": "float8",
     "flag": "bool",
 }
+REPLACED_TABLE: Final = ReplacedRun._meta.db_table
+_STAMPED: Final = ("batch_id", "received_at", "group_id")
+_REPLACED: Final = (
+    "install_id",
+    "start_at",
+    "run_id",
+    "group_id",
+    "entrypoint",
+    "platform",
+    "agent_version",
+    "start_ns",
+    "end_ns",
+    "end_reason",
+    "model_call_count",
+    "tool_call_count",
+    "error_count",
+    "turn_count",
+    "estimated_cost_usd",
+    "cost_status",
+    "batch_id",
+    "received_at",
+)
+"""What is kept of a run that is replaced: a fold takes it out of the cells again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +70,7 @@ class Stamp:
     install_id: UUID
     batch_id: UUID
     received_at: datetime
+    group_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +115,9 @@ class _Target:
         self.name = MODEL_OF[table.name].table_name()
         self.key = table.key
         self.merges = table.merges
-        self.columns = ("install_id", "start_at", *names, "seq", "batch_id", "received_at")
+        self.columns = ("install_id", "start_at", *names, "seq", *_STAMPED)
         kinds = (_POSTGRES_TYPES[column.kind] for column in table.columns)
-        self.types = ("uuid", "timestamptz", *kinds, "int8", "uuid", "timestamptz")
+        self.types = ("uuid", "timestamptz", *kinds, "int8", "uuid", "timestamptz", "int8")
         self.time_index = names.index(table.time)
         self.key_index = names.index(table.key)
         self.stamp = stamp
@@ -100,7 +125,7 @@ class _Target:
     def records(self, rows: Sequence[Row]) -> Iterator[tuple[Stored, ...]]:
         """Each row with what the batch adds to it, in the order of ``columns``."""
         stamp, at = self.stamp, self.time_index
-        tail = (stamp.batch_id, stamp.received_at)
+        tail = (stamp.batch_id, stamp.received_at, stamp.group_id)
         for row in rows:
             time_ns = row[at]
             assert isinstance(time_ns, int)  # noqa: S101 -- a required column, held by validate
@@ -175,6 +200,22 @@ def _insert_staged(target: _Target, rows: Sequence[Row]) -> CopyCounts:
 def _merge_staged(cursor: CursorWrapper, target: _Target, newest: sql.Composed) -> int:
     cursor.execute(sql.SQL("SELECT min(start_at), max(start_at) FROM ({}) s").format(newest))
     first, last = cursor.fetchone()
+    cursor.execute(
+        sql.SQL(
+            "INSERT INTO {replaced} ({columns}, replaced_by) "
+            "SELECT {values}, %s FROM {table} t JOIN ({newest}) s "
+            "ON t.start_at = s.start_at AND t.{key} = s.{key} AND t.seq < s.seq "
+            "WHERE t.install_id = %s AND t.start_at BETWEEN %s AND %s"
+        ).format(
+            replaced=sql.Identifier(REPLACED_TABLE),
+            columns=_names(_REPLACED),
+            values=_names(_REPLACED, "t"),
+            table=sql.Identifier(target.name),
+            newest=newest,
+            key=sql.Identifier(target.key),
+        ),
+        [target.stamp.batch_id, target.stamp.install_id, first, last],
+    )
     kept = [name for name in target.columns[2:] if name != target.key]
     cursor.execute(
         # The constants let the planner open only the days of this batch.
@@ -219,12 +260,20 @@ def _merge_sqlite(
     key, seq = columns.index(target.key), columns.index("seq")
     kept = [at for at in range(2, len(columns)) if at != key]
     sets = ", ".join(f"{quote(columns[at])} = %s" for at in kept)
+    replaced = ", ".join(map(quote, _REPLACED))
+    places = [(record[0], record[1], record[key], record[seq]) for record in records]
+    cursor.executemany(
+        f"INSERT INTO {quote(REPLACED_TABLE)} ({replaced}, replaced_by) "  # noqa: S608 -- names of our own models
+        f"SELECT {replaced}, %s FROM {quote(target.name)} WHERE install_id = %s AND start_at = %s "
+        f"AND {quote(target.key)} = %s AND seq < %s",
+        [(target.stamp.batch_id.hex, *place) for place in places],
+    )
     cursor.executemany(
         f"UPDATE {quote(target.name)} SET {sets} WHERE install_id = %s AND start_at = %s "  # noqa: S608 -- names of the contract
         f"AND {quote(target.key)} = %s AND seq < %s",
         [
-            (*(record[at] for at in kept), record[0], record[1], record[key], record[seq])
-            for record in records
+            (*(record[at] for at in kept), *place)
+            for record, place in zip(records, places, strict=True)
         ],
     )
     return int(cursor.rowcount)

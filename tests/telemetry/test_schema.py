@@ -12,7 +12,7 @@ from telemetry.models.events import MODEL_OF
 from telemetry.store.partitions import PARENTS
 
 pytestmark = pytest.mark.django_db
-ADDED = {"install_id", "start_at", "seq", "batch_id", "received_at"}
+ADDED = {"install_id", "start_at", "seq", "batch_id", "received_at", "group_id"}
 KINDS = {
     "id": ("text", "TEXT"),
     "name": ("text", "TEXT"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import connection
 
 from fleet.lib.clock import now, ns_to_datetime
 from telemetry.models import EVENT_MODELS, Run
-from telemetry.store.copy import copy_rows
 from telemetry.store.partitions import (
     PARENTS,
     Partition,
@@ -27,6 +27,10 @@ OLD_NS = make.recent_ns(5 * 86_400)
 OLD_DAY = ns_to_datetime(OLD_NS).date()
 
 
+def in_sql(value: UUID) -> UUID | str:
+    return value.hex if connection.vendor == "sqlite" else value
+
+
 @pytest.fixture
 def _first_release() -> Iterator[None]:
     """The database as 0001 left it: days of four tables, one run on an old one."""
@@ -34,8 +38,21 @@ def _first_release() -> Iterator[None]:
     if connection.vendor == "postgresql":
         days = {OLD_DAY, *(now().date() + timedelta(days=ahead) for ahead in range(-1, 8))}
         create_partitions(Partition(day, parent) for day in days for parent in FIRST)
-    with transaction.atomic():
-        copy_rows(make.ALL_TABLES[0], [make.row(make.run(start_ns=OLD_NS))], make.stamp())
+    stamp = make.stamp()
+    values = {
+        "install_id": in_sql(stamp.install_id),
+        "start_at": ns_to_datetime(OLD_NS),
+        "run_id": "run-1",
+        "start_ns": OLD_NS,
+        "seq": 1,
+        "batch_id": in_sql(stamp.batch_id),
+        "received_at": stamp.received_at,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO telemetry_run ({', '.join(values)}) VALUES ({', '.join(['%s'] * 7)})",
+            list(values.values()),
+        )
     yield
     call_command("migrate", "telemetry", verbosity=0)
 

@@ -17,6 +17,7 @@ from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError
 from telemetry.ingest.receive import BatchHeader, receive_batch
 from telemetry.models import IngestBatch
+from telemetry.models.rollups import NO_GROUP
 
 BATCH_BYTES: Final = 6_000_000
 """The size of a push's batch: the same limits and the same memory."""
@@ -31,12 +32,13 @@ class Command(BaseCommand):
         parser.add_argument("--install", type=UUID, required=True, help="the install's id")
 
     def handle(self, *args: object, file: Path, install: UUID, **options: object) -> None:
-        if not Install.objects.filter(pk=install).exists():
+        known = Install.objects.filter(pk=install).values_list("group_id", flat=True)
+        if not known:
             raise CommandError("No such install.")
         totals = dict.fromkeys(("received", "accepted", "duplicates", "rejected"), 0)
         try:
             for chunk in _chunks(file):
-                for name, count in _load(chunk, install).items():
+                for name, count in _load(chunk, install, known[0] or NO_GROUP).items():
                     totals[name] += count
         except (IngestError, OSError) as error:
             raise CommandError(str(error)) from None
@@ -69,7 +71,7 @@ def _chunks(file: Path) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-def _load(chunk: bytes, install_id: UUID) -> dict[str, int]:
+def _load(chunk: bytes, install_id: UUID, group_id: int) -> dict[str, int]:
     digest = hashlib.sha256(chunk)
     # The id comes from the content: a file that is loaded twice is the same batches again.
     batch_id = uuid5(install_id, digest.hexdigest())
@@ -79,6 +81,7 @@ def _load(chunk: bytes, install_id: UUID) -> dict[str, int]:
         batch_id=batch_id,
         source=IngestBatch.Source.FILE,
         client="telemetry_load",
+        group_id=group_id,
     )
     receipt = wire.Receipt.from_dict(receive_batch(header, body).receipt)
     return {
