@@ -7,7 +7,7 @@ that were found clean before are remembered (model and tool names repeat for eve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -44,29 +44,38 @@ _clean: set[str] = set()
 class Scrubbed:
     """What may be stored; ``hit_count`` texts (distinct, by column) had to be changed.
 
-    Shape: columns by table; a table without rows has none.
+    ``columns``: the rows column by column, where they are at hand.
     """
 
-    columns: dict[str, Columns]
+    rows: dict[str, list[Row]]
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
     ruleset: str = str(RULESET_VERSION)
+    columns: dict[str, Columns] = field(default_factory=dict)
+
+    def columns_by_table(self) -> dict[str, Columns]:
+        """The rows column by column; of a table without rows, none."""
+        return self.columns or {name: columns_of(found) for name, found in self.rows.items()}
 
 
-def scrub_rows(rows: Mapping[str, Sequence[Row]]) -> Scrubbed:
-    """The rows as columns, with every secret replaced; redaction itself fails closed."""
-    scrubbed: dict[str, Columns] = {}
+def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
+    """The rows with every secret replaced; redaction itself fails closed."""
+    scrubbed: dict[str, list[Row]] = {}
+    by_column: dict[str, Columns] = {}
     hit_count = 0
     for name, found in rows.items():
         columns = list(columns_of(found))
+        is_changed = False
         for at, column in enumerate(BY_NAME[name].columns if columns else ()):
             if column.max_chars:
                 change = _changes_of(columns[at], is_id=column.kind == "id")
                 if change:
                     hit_count += len(change)
+                    is_changed = True
                     columns[at] = [change.get(value, value) for value in columns[at]]  # type: ignore[arg-type]  # texts and None
-        scrubbed[name] = columns
-    return Scrubbed(scrubbed, hit_count)
+        scrubbed[name] = list(zip(*columns, strict=True)) if is_changed else found
+        by_column[name] = columns
+    return Scrubbed(scrubbed, hit_count, columns=by_column)
 
 
 def _changes_of(values: Values, *, is_id: bool) -> dict[str, str]:

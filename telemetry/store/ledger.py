@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,6 +19,7 @@ from django.db import connection, models
 
 from fleet.models import Install
 from telemetry.models import IngestBatch, InstallIntake, TouchedHour
+from telemetry.store.copy import Stamp
 
 MAX_LOSS_REASONS: Final = 50
 """Reasons are a closed list on the agent; a hostile one must not grow our rows without bound."""
@@ -42,7 +43,9 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class _Statement:
+class Statement:
+    """One statement with its values, to be written together with others."""
+
     text: str
     values: Sequence[Any]  # Any: whatever the driver adapts
 
@@ -65,23 +68,10 @@ def find_batch(install_id: UUID, batch_id: UUID) -> Known | None:
     return Known(plane, digest, json.loads(receipt))
 
 
-def record_batch(batch: IngestBatch, hours: Sequence[datetime], *, consent_state: str = "") -> None:
-    """Write a batch's ledger row, the hours it touched, and what they add up to for its install.
-
-    Inside the caller's transaction, under the install's lock. ``consent_state``: what the install
-    now says of it; "" leaves what is known.
-    """
-    statements = [_ledger_row(batch), _intake(batch), _last_push(batch, consent_state)]
-    if hours:
-        statements.append(_touched(batch, hours))
-    _execute(statements)
-    if batch.losses:
-        _add_losses(batch)
-
-
-def _execute(statements: Sequence[_Statement]) -> None:
+def write(*statements: Statement) -> None:
+    """Carry out statements in order: one round trip on PostgreSQL."""
     with connection.cursor() as cursor:
-        if connection.vendor == "postgresql":  # one round trip for all
+        if connection.vendor == "postgresql":
             cursor.execute(
                 "; ".join(statement.text for statement in statements),
                 [value for statement in statements for value in statement.values],
@@ -91,29 +81,32 @@ def _execute(statements: Sequence[_Statement]) -> None:
             cursor.execute(statement.text, list(statement.values))
 
 
-def _ledger_row(batch: IngestBatch) -> _Statement:
+def new_batch(batch: IngestBatch) -> Statement:
+    """The ledger's row of a batch."""
     fields = _fields_of(IngestBatch)
-    return _Statement(
-        _insert_text(IngestBatch, tuple(fields)) + f" VALUES {_marks(len(fields))}",
+    return Statement(
+        f"{_insert_text(IngestBatch, tuple(fields))} VALUES {_marks(len(fields))}",
         [_adapted(IngestBatch, name, getattr(batch, name)) for name in fields],
     )
 
 
-def _touched(batch: IngestBatch, hours: Sequence[datetime]) -> _Statement:
+def touched_hours(stamp: Stamp, hours: Iterable[datetime]) -> list[Statement]:
+    """The hours that rows of a batch lie in, for the fill; nothing when there are none."""
     names = ("hour", "touched_at", "install_id", "batch_id")
     tail = [
-        _adapted(TouchedHour, "touched_at", batch.received_at),
-        _adapted(TouchedHour, "install_id", batch.install_id),
-        _adapted(TouchedHour, "batch_id", batch.batch_id),
+        _adapted(TouchedHour, "touched_at", stamp.received_at),
+        _adapted(TouchedHour, "install_id", stamp.install_id),
+        _adapted(TouchedHour, "batch_id", stamp.batch_id),
     ]
-    values: list[Any] = []  # Any: the same
-    for hour in hours:
-        values += [_adapted(TouchedHour, "hour", hour), *tail]
-    marks = ", ".join([_marks(len(names))] * len(hours))
-    return _Statement(f"{_insert_text(TouchedHour, names)} VALUES {marks}", values)
+    rows = [[_adapted(TouchedHour, "hour", hour), *tail] for hour in sorted(hours)]
+    if not rows:
+        return []
+    marks = ", ".join([_marks(len(names))] * len(rows))
+    text = f"{_insert_text(TouchedHour, names)} VALUES {marks}"
+    return [Statement(text, [value for row in rows for value in row])]
 
 
-def _intake(batch: IngestBatch) -> _Statement:
+def intake_of(batch: IngestBatch) -> Statement:
     """Add a batch to its install's sums; a seq or a skew that is not said leaves the one known."""
     said = {
         "install_id": batch.install_id,
@@ -131,7 +124,7 @@ def _intake(batch: IngestBatch) -> _Statement:
     }
     table = _table(InstallIntake)
     sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _SUMS)
-    return _Statement(
+    return Statement(
         f"{_insert_text(InstallIntake, tuple(said))} VALUES {_marks(len(said))} "
         f"ON CONFLICT (install_id) DO UPDATE SET {sums}, "
         f"last_seq = CASE WHEN {table}.last_seq >= excluded.last_seq THEN {table}.last_seq "
@@ -142,20 +135,21 @@ def _intake(batch: IngestBatch) -> _Statement:
     )
 
 
-def _last_push(batch: IngestBatch, consent_state: str) -> _Statement:
-    values = {"last_push_at": batch.received_at} | (
+def last_push(install_id: UUID, received_at: datetime, *, consent_state: str = "") -> Statement:
+    """When an install pushed last. ``consent_state``: what it now says; "" leaves what is known."""
+    values = {"last_push_at": received_at} | (
         {"consent_state": consent_state} if consent_state else {}
     )
     sets = ", ".join(f"{name} = %s" for name in values)
-    return _Statement(
+    return Statement(
         f"UPDATE {_table(Install)} SET {sets} WHERE id = %s",  # noqa: S608 -- names of our own models
         [_adapted(Install, name, value) for name, value in values.items()]
-        + [_adapted(Install, "id", batch.install_id)],
+        + [_adapted(Install, "id", install_id)],
     )
 
 
-def _add_losses(batch: IngestBatch) -> None:
-    """Losses by reason; the install's lock makes read-add-write safe."""
+def add_losses(batch: IngestBatch) -> None:
+    """Add a batch's losses by reason; the install's lock makes read-add-write safe."""
     intake = InstallIntake.objects.only("losses").get(pk=batch.install_id)
     losses = Counter(intake.losses)
     losses.update(batch.losses)

@@ -120,33 +120,34 @@ def ensure_partitions(wanted: AbstractSet[Partition]) -> int:
     return create_partitions(wanted)
 
 
-def with_partitions[Result](wanted: AbstractSet[Partition], work: Callable[[], Result]) -> Result:
-    """What ``work`` gives, with the partitions it needs in place; it is all in one transaction.
+type Ensure = Callable[[AbstractSet[Partition]], object]
+"""Makes partitions that are missing, as ``ensure_partitions`` does."""
+
+
+def with_partitions[Result](work: Callable[[Ensure], Result]) -> Result:
+    """What ``work`` gives; it ensures partitions, then stores in one transaction.
 
     A partition that was seen is taken to be there, because the catalogue is not cheap to ask. When
-    it was dropped since, PostgreSQL refuses the row: what was remembered is forgotten, the
-    partition is made, and the work done once more.
+    it was dropped since, PostgreSQL refuses the row: the work is done once more, and asks.
     """
-    if connection.vendor != "postgresql":
-        return work()
-    if not wanted <= _seen:
-        _see(wanted)
     try:
-        return work()
+        return work(_ensure_unseen)
     except IntegrityError as error:
         if not isinstance(error.__cause__, psycopg.errors.CheckViolation):
             raise
-    _see(wanted)
-    return work()
+    _seen.clear()
+    return work(ensure_partitions)
 
 
 _seen: set[Partition] = set()
+"""What this process found in the catalogue, and what may be gone since."""
 
 
-def _see(wanted: AbstractSet[Partition]) -> None:
-    ensure_partitions(wanted)
-    _seen.clear()
-    _seen.update(existing_partitions())
+def _ensure_unseen(wanted: AbstractSet[Partition]) -> None:
+    if connection.vendor == "postgresql" and not wanted <= _seen:
+        ensure_partitions(wanted)
+        _seen.clear()
+        _seen.update(existing_partitions())
 
 
 def create_partitions(wanted: Iterable[Partition]) -> int:

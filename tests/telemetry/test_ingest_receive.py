@@ -134,7 +134,7 @@ def test_a_failure_in_the_middle_leaves_nothing(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(receive, "record_batch", fail)
+    monkeypatch.setattr(receive, "keep_beside", fail)
     with pytest.raises(RuntimeError):
         make.push(make.run(), b"{")
     for model in (Run, IngestBatch, QuarantinedLine, TouchedHour, InstallIntake):
@@ -153,7 +153,7 @@ def test_a_session_killed_between_copy_and_commit_leaves_nothing(
         connection.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     with monkeypatch.context() as patch:
-        patch.setattr(receive, "record_batch", kill)
+        patch.setattr(receive, "keep_beside", kill)
         with pytest.raises(DatabaseError):
             receive_batch(header, body)
     connection.close()
