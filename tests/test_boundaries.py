@@ -34,6 +34,9 @@ LAZY_IMPORTS = {
 FLEET_FOR_TELEMETRY = (
     "fleet.api",
     "fleet.console.registry",
+    # Who reads content, and why, is a row of the fleet's audit trail.
+    "fleet.audit",
+    "fleet.console.people",
     "fleet.lib",
     "fleet.models",
     # What an install's policy asks for, and the tag it is served under; nothing that changes it.

@@ -20,6 +20,7 @@ from agent_client.contract.policy_keys import KEYS
 from agent_client.contract.tables import BY_NAME
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.models import Install
+from telemetry.ingest.content import judge_content
 from telemetry.ingest.decode import Body, IngestError, split_lines
 from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_summaries, scrub_text
 from telemetry.ingest.summaries import judge_summaries
@@ -27,6 +28,7 @@ from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_li
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
 from telemetry.models.events import MODEL_OF
 from telemetry.models.rollups import NO_GROUP
+from telemetry.store.content import store_content
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
 from telemetry.store.locks import install_transaction
 from telemetry.store.partitions import Partition, ensure_partitions
@@ -56,6 +58,7 @@ class BatchHeader:
     last_seq: int | None = None
     policy_etag: str = ""
     group_id: int = NO_GROUP
+    content_pii: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
             for name, found in hours_by_table.items()
             for hour in found
         }
+        | (scrubbed.content.partitions() if scrubbed.content else set())
     )
     hours = set().union(*hours_by_table.values())
     with install_transaction(header.install_id):
@@ -121,11 +125,16 @@ def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdict
     lines = split_lines(body.data)
     if header.plane == "aggregate":
         return judge_summaries(lines, bounds, install_id=header.install_id)
+    if header.plane == "trajectories":
+        return judge_content(lines, bounds, pii=header.content_pii)
     return validate_lines(lines, bounds, plane=header.plane)
 
 
 def _scrubbed(verdicts: Verdicts) -> Scrubbed:
     """What may be stored of the accepted."""
+    if verdicts.content:
+        content = verdicts.content
+        return Scrubbed({}, content.hit_count, content=content)
     if verdicts.summaries:
         return scrub_summaries(verdicts.summaries)
     return scrub_rows(verdicts.rows)
@@ -219,6 +228,8 @@ def _consent_of(header: BatchHeader) -> dict[str, str]:
 
 
 def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
+    if scrubbed.content:
+        return _Loaded(*store_content(scrubbed.content, stamp))
     if scrubbed.summaries:
         return _Loaded(*store_summaries(scrubbed.summaries, stamp))
     inserted = merged = duplicate = 0

@@ -18,6 +18,11 @@ from telemetry.models.cells import (
     ToolCallsCell,
     Unit,
 )
+from telemetry.models.content import (
+    CONTENT_MODELS,
+    ContentMessage,
+    ContentSession,
+)
 from telemetry.models.events import (
     EVENT_MODELS,
     CronEvent,
@@ -47,11 +52,14 @@ from telemetry.models.rollups import (
 __all__ = [
     "ALL_GROUPS",
     "CELL_MODELS",
+    "CONTENT_MODELS",
     "EVENT_MODELS",
     "NEW_CELL_MODELS",
     "AggregateRecord",
     "Cell",
     "ClosedPlane",
+    "ContentMessage",
+    "ContentSession",
     "CostsCell",
     "CronEvent",
     "ErrorCell",

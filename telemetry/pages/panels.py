@@ -26,6 +26,7 @@ from telemetry.models import (
     InstallIntake,
     Run,
 )
+from telemetry.pages import content_panel
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
 
@@ -238,3 +239,4 @@ registry.register_install_panel(
 registry.register_run_counts(run_counts)
 registry.register_page(Page("runs/", "insight-runs", runs_page, _SEES_RUNS))
 registry.register_page(Page("runs/<uuid:install_id>/", "insight-run", run_page, _SEES_RUNS))
+content_panel.register()
