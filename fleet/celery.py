@@ -52,6 +52,11 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "go-on-erasing": {
+            "task": "telemetry.store.tasks.go_on_erasing",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,

@@ -37,6 +37,10 @@ FLEET_FOR_TELEMETRY = (
     # Who reads content, and why, is a row of the fleet's audit trail.
     "fleet.audit",
     "fleet.console.people",
+    # Erasing an install is one act of both: tombstone and report are the fleet's.
+    "fleet.enroll.erasure",
+    "fleet.enroll.erasure_report",
+    "fleet.policy.signing",
     "fleet.lib",
     "fleet.models",
     # What an install's policy asks for, and the tag it is served under; nothing that changes it.

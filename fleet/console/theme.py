@@ -163,6 +163,12 @@ UNFOLD: Final[dict[str, object]] = {
                         _lists("fleet_changerecord"),
                         "fleet.view_changerecord",
                     ),
+                    _item(
+                        _("Erasures"),
+                        "delete_forever",
+                        _lists("fleet_erasure"),
+                        "fleet.view_erasure",
+                    ),
                     _item(_("Users"), "person", _lists("auth_user"), "auth.view_user"),
                     _item(_("Roles"), "shield_person", _lists("auth_group"), "auth.view_group"),
                 ],

@@ -9,9 +9,11 @@ from uuid import UUID
 from django.conf import settings
 from django.db.models import F
 
+from fleet.enroll.erasure import ERASED_DETAIL, is_erased
 from fleet.lib.clock import now
 from fleet.models import Install
 from fleet.policy.effective import effective_values
+from telemetry.ingest.decode import IngestError
 from telemetry.models import ClosedPlane
 
 CONTENT_KEY: Final = "telemetry.trajectories.enabled"
@@ -50,6 +52,15 @@ def scrubs_pii(install: Install) -> bool:
         return True
     asked = effective_values(install).get("telemetry.content_redaction")
     return asked is not None and asked.value == "pii"
+
+
+def refuse_erased(install_id: UUID) -> None:
+    """Keep out what comes of an erased install, whichever way. Errors: IngestError install_erased.
+
+    Asked under the install's lock: a batch either committed before the tombstone, or sees it.
+    """
+    if is_erased(install_id):
+        raise IngestError("install_erased", ERASED_DETAIL)
 
 
 def is_open(plane: str, *, consent: Mapping[str, object], bound: Mapping[str, object]) -> bool:

@@ -22,6 +22,7 @@ from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.models import Install
 from telemetry.ingest.content import judge_content
 from telemetry.ingest.decode import Body, IngestError, split_lines
+from telemetry.ingest.gate import refuse_erased
 from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_summaries, scrub_text
 from telemetry.ingest.summaries import judge_summaries
 from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
@@ -114,6 +115,7 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     )
     hours = set().union(*hours_by_table.values())
     with install_transaction(header.install_id):
+        refuse_erased(header.install_id)
         known = _replay_of(header, body)  # a twin may have committed while we waited
         if known is not None:
             return known
@@ -146,6 +148,7 @@ def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
     ).first()
     if known is None:
         return None
+    refuse_erased(header.install_id)
     if known.content_sha256 != body.content_sha256 or known.plane != header.plane:
         raise IngestError("batch_mismatch", "the batch id was used for other content")
     return Outcome(_ordered(known.receipt), is_replay=True)

@@ -26,7 +26,7 @@ from telemetry.models import (
     InstallIntake,
     Run,
 )
-from telemetry.pages import content_panel
+from telemetry.pages import content_panel, erase
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
 
@@ -240,3 +240,4 @@ registry.register_run_counts(run_counts)
 registry.register_page(Page("runs/", "insight-runs", runs_page, _SEES_RUNS))
 registry.register_page(Page("runs/<uuid:install_id>/", "insight-run", run_page, _SEES_RUNS))
 content_panel.register()
+erase.register()
