@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -92,7 +93,7 @@ class ErasureAdmin(FactAdmin):
         context: dict[str, object] = {"erasure": erasure, "opts": self.opts, "rows": rows}
         return page(request, "fleet/erasure.html", _("Erasure"), context)
 
-    def report_view(self, request: HttpRequest, install_id: object) -> HttpResponse:
+    def report_view(self, request: HttpRequest, install_id: UUID) -> HttpResponse:
         """The signed report, as `fleet_erase --verify` reads it."""
         if not self.has_view_permission(request):
             raise PermissionDenied

@@ -11,7 +11,7 @@ import json
 from typing import Final
 
 from agent_client.contract import dsse
-from agent_client.contract.canonical import canonical_json
+from agent_client.contract.canonical import canonical_json, sha256_hex
 from agent_client.contract.policy_doc import TYPE_ROOT, Root
 from fleet.policy.signing import current_root, policy_key
 
@@ -61,7 +61,7 @@ def _root(envelope: bytes, fingerprint: str) -> Root:
     """The root document, signed by the key of this fingerprint."""
     root = Root.from_dict(json.loads(dsse.peek(envelope)))
     public = bytes.fromhex(str(root.keys.get(fingerprint, {}).get("public", "")))
-    trusted = {fingerprint: public} if dsse.sha256_hex(public) == fingerprint else {}
+    trusted = {fingerprint: public} if sha256_hex(public) == fingerprint else {}
     if not trusted:
         raise ReportError("the report belongs to a fleet with another root key")
     dsse.open_envelope(envelope, TYPE_ROOT, trusted)

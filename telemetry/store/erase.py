@@ -163,7 +163,7 @@ def _erase_day(erasure: Erasure, day: date, hours: list[datetime]) -> None:
     )
     for model in EVENT_MODELS:
         rows = model.objects.filter(install_id=erasure.pk, start_at__gte=start, start_at__lt=end)
-        rows._raw_delete(rows.db)  # type: ignore[attr-defined]  # noqa: SLF001 -- one DELETE: no cascade, no signals
+        rows._raw_delete(rows.db)  # noqa: SLF001 -- one DELETE: no cascade, no signals
     _of(InstallHour, erasure.pk).filter(hour__gte=start, hour__lt=end).delete()
     _of(InstallCell, erasure.pk).filter(unit=Unit.HOUR, at__gte=start, at__lt=end).delete()
     erasure.hours = sorted({*erasure.hours, *_seconds(open_hours)})
@@ -179,7 +179,7 @@ def _erase_others(install_id: UUID) -> None:
     """Step 4: everything that names the install, whatever models there are by then."""
     for model in erasable_models():
         rows = _of(model, install_id)
-        rows._raw_delete(rows.db)  # type: ignore[attr-defined]  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
+        rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
 
 
 def _restore_first_seen(seen: Iterable[FirstSeen]) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 from django.db import connection, connections
 
+from fleet.enroll import erasure
 from fleet.models import Erasure, Install
 from telemetry.ingest.decode import IngestError
 from telemetry.models import Run, TouchedHour
@@ -34,6 +35,7 @@ def left(install_id: UUID = make.INSTALL) -> dict[str, int]:
 def push_until_refused(number: int, started: threading.Barrier) -> int:
     """Rows that one thread got in before the tombstone."""
     started.wait()
+    seq = 0
     try:
         for seq in range(1, 200):
             name = f"{number}-{seq}"
@@ -111,7 +113,7 @@ def test_an_eraser_killed_at_a_point_is_followed_by_one_that_finishes(
         erase_install(make.INSTALL, actor="operator", reason="test")
     done = Erasure.objects.get()
     assert done.is_done
-    assert {table: done.counts_before[table] for table in before} == before
+    assert (done.counts_before or {}).items() >= before.items()
     assert left() == {}
     assert TouchedHour.objects.filter(batch_id=None).count() >= 2
     assert Run.objects.get().install_id == OTHER
@@ -125,10 +127,10 @@ def _erase_and_die(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     inside = {
-        "in tombstone": (erase.begin_erasure.__globals__, "record_change"),
+        "in tombstone": (erasure.__dict__, "record_change"),
         "in day": (erase.__dict__, "_seconds"),
         "in others": (erase.__dict__, "_restore_first_seen"),
-        "in finish": (erase.finish_erasure.__globals__, "seal_report"),
+        "in finish": (erasure.__dict__, "seal_report"),
     }
     try:
         if point in inside:
