@@ -34,9 +34,6 @@ LAZY_IMPORTS = {
 FLEET_FOR_TELEMETRY = (
     "fleet.api",
     "fleet.console.registry",
-    # Who reads content, and why, is a row of the fleet's audit trail.
-    "fleet.audit",
-    "fleet.console.people",
     # Erasing an install is one act of both: tombstone and report are the fleet's.
     "fleet.enroll.erasure",
     "fleet.enroll.erasure_report",
@@ -46,6 +43,10 @@ FLEET_FOR_TELEMETRY = (
     # What an install's policy asks for, and the tag it is served under; nothing that changes it.
     "fleet.policy.effective",
     "fleet.policy.serve",
+    # Who did it, the record of it, and the health page.
+    "fleet.audit",
+    "fleet.console.people",
+    "fleet.health",
     # How things look, so that a number looks the same on every page. None decides anything.
     "fleet.admin.base",
     "fleet.console.charts",

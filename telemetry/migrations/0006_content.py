@@ -18,7 +18,7 @@ def drop_tables(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> Non
 
 
 class Migration(migrations.Migration):
-    dependencies = [("telemetry", "0004_stamps")]
+    dependencies = [("telemetry", "0005_valve")]
 
     operations = [
         migrations.SeparateDatabaseAndState(

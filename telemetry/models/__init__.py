@@ -37,6 +37,7 @@ from telemetry.models.events import (
     Span,
     ToolCall,
 )
+from telemetry.models.quarantine import QuarantineJob
 from telemetry.models.rollups import (
     CELL_MODELS,
     Cell,
@@ -48,6 +49,7 @@ from telemetry.models.rollups import (
     ToolCell,
     TouchedHour,
 )
+from telemetry.models.spool import SpooledBatch
 
 __all__ = [
     "ALL_GROUPS",
@@ -79,6 +81,7 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",
     "Run",
@@ -86,6 +89,7 @@ __all__ = [
     "RunsCell",
     "SkillEvent",
     "Span",
+    "SpooledBatch",
     "ToolCall",
     "ToolCallsCell",
     "ToolCell",

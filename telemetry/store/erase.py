@@ -1,10 +1,10 @@
 """Erasing all that telemetry holds of an install, so that it can be stopped at any point.
 
 Steps: 1. the tombstone, under the install's lock: from its commit on nothing comes in; 2. the rows
-are counted; 3. day by day the raw rows go, and in the same transaction the hours they were summed
-up in are marked to be made again; 4. every other row goes; 5. the first-seen register is put
-right; 6. a last sweep, the fleet's own rows, the signed report. A death between any two leaves
-STARTED: the next run goes on, and what is gone stays gone.
+are counted; 3. what waits in the spool goes, then day by day the raw rows, and in the same
+transaction the hours they were summed up in are marked to be made again; 4. every other row goes;
+5. the first-seen register is put right; 6. a last sweep, the fleet's own rows, the signed report.
+A death between any two leaves STARTED: the next run goes on, and what is gone stays gone.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from telemetry.models import (
     InstallHour,
     ModelCall,
     Run,
+    SpooledBatch,
     ToolCall,
     TouchedHour,
     Unit,
@@ -98,6 +99,8 @@ def run_erasure(erasure: Erasure, *, on_step: Progress | None = None) -> Erasure
             erasure.counts_before = count_rows(erasure.pk) | fleet_counts(erasure.pk)
             erasure.save(update_fields=["counts_before"])
         _reached("counted")
+        with install_transaction(erasure.pk):  # what waits in the spool must not be stored later
+            _of(SpooledBatch, erasure.pk).delete()
         _erase_days(erasure, say)
         with install_transaction(erasure.pk):
             seen = list(FirstSeen.objects.filter(install_id=erasure.pk))

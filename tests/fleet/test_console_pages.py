@@ -24,6 +24,7 @@ LISTS = (
     "/fleet/erasure/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/spooledbatch/",
     "/telemetry/aggregaterecord/",
 )
 OWN_PAGES = ("/publish/", "/sync/", "/health/", "/runs/")

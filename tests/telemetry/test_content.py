@@ -23,6 +23,7 @@ from telemetry.models import (
     ContentSession,
     IngestBatch,
     QuarantinedLine,
+    SpooledBatch,
     TouchedHour,
 )
 from telemetry.store.retention import maintain
@@ -144,6 +145,18 @@ def test_content_is_refused_on_every_other_plane() -> None:
 def test_rows_of_other_planes_are_refused_on_this_one() -> None:
     assert receipt(push(*make.one_of_each())).rejected_counts == {"unknown_kind": 10}
     assert not TouchedHour.objects.exists()
+
+
+def test_content_is_never_spooled(settings: Any) -> None:  # noqa: ANN401 -- pytest-django's
+    settings.FLEET_VALVE = "open"
+    push(session(), message())
+    assert not SpooledBatch.objects.exists()
+    assert ContentMessage.objects.count() == 1
+
+
+def test_a_refused_line_of_content_cannot_be_replayed() -> None:
+    push(message(id=None))
+    assert not QuarantinedLine.objects.get().is_replayable
 
 
 # ------------------------------------------------------------------------------- the canaries
