@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -122,7 +122,7 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     if known is not None:
         return known
     received_at = now()
-    verdicts = judge(_bounds_at(received_at))
+    verdicts = judge(bounds_at(received_at))
     scrubbed = _scrubbed(verdicts)
     quarantined = [quarantined_text(line) for line in verdicts.refused[:MAX_QUARANTINED]]
     judged = _Judged(header, body, verdicts, scrubbed, quarantined, received_at)
@@ -232,8 +232,14 @@ def is_known(header: BatchHeader) -> bool:
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
-    """The verdict on each line."""
-    lines = split_lines(body.data)
+    """The verdict on each line of a body."""
+    return judge_numbered(header, split_lines(body.data), bounds)
+
+
+def judge_numbered(
+    header: BatchHeader, lines: Sequence[tuple[int, bytes]], bounds: TimeBounds
+) -> Verdicts:
+    """The verdict on each numbered line, by the rules of its plane."""
     if header.plane == "aggregate":
         return judge_summaries(lines, bounds, install_id=header.install_id)
     if header.plane == "trajectories":
@@ -270,7 +276,8 @@ def _ordered(receipt: Mapping[str, object]) -> dict[str, object]:
     return ordered
 
 
-def _bounds_at(moment: datetime) -> TimeBounds:
+def bounds_at(moment: datetime) -> TimeBounds:
+    """The times that are accepted at a moment."""
     return TimeBounds(
         oldest_ns=datetime_to_ns(accepted_from(moment)),
         newest_ns=datetime_to_ns(moment + timedelta(seconds=wire.MAX_FUTURE_S)),
@@ -319,6 +326,8 @@ def keep_beside(
 
 
 def _note_push(header: BatchHeader, received_at: datetime) -> None:
+    if header.source == IngestBatch.Source.REPLAY:  # the install has no part in it
+        return
     Install.objects.filter(pk=header.install_id).update(
         last_push_at=received_at, **_consent_of(header)
     )
