@@ -32,6 +32,7 @@ FINISH_STOPPED_S: Final = 20.0
 TELL_EVERY_S: Final = 5.0
 RECOVERY_S: Final = 120.0
 PEAK_SPAN_S: Final = 10
+LIVING: Final = ("poll", "checkin", "push")
 FATAL: Final = frozenset(
     {
         "approval_needed",
@@ -91,6 +92,7 @@ class Crowd:
     def __init__(self, plan: Plan, say: Say) -> None:
         self.plan, self.say = plan, say
         self.meter = Meter()
+        self._began_at_s = time.time()
         self.story = Story(plan.seed, plan.base_ns, plan.tempo)
         self.stopping = asyncio.Event()
         self.is_stopped = False
@@ -265,12 +267,12 @@ class Crowd:
             return {}
         began_s, ended_s = self._outage_s
         found: dict[str, object] = {"began_s": round(began_s, 1), "ended_s": round(ended_s, 1)}
-        steady_from_s = self._live_s[0]
-        for kind in ("poll", "checkin", "push"):
-            mean = self.meter.mean_per_s(kind, steady_from_s, began_s)
-            before = self.meter.peak_per_s(kind, steady_from_s, began_s, PEAK_SPAN_S)
-            peak = self.meter.peak_per_s(kind, ended_s, ended_s + RECOVERY_S, PEAK_SPAN_S)
-            found[kind] = {
+        steady_from_s = self._live_s[0] + self.plan.interval_s
+        for name, kinds in {"all": LIVING, **{kind: (kind,) for kind in LIVING}}.items():
+            mean = self.meter.mean_per_s(kinds, steady_from_s, began_s)
+            before = self.meter.peak_per_s(kinds, steady_from_s, began_s, PEAK_SPAN_S)
+            peak = self.meter.peak_per_s(kinds, ended_s, ended_s + RECOVERY_S, PEAK_SPAN_S)
+            found[name] = {
                 "steady_per_s": round(mean, 2),
                 "steady_peak_per_s": round(before, 2),
                 "peak_per_s": round(peak, 2),
@@ -299,7 +301,11 @@ class Crowd:
         sys.stderr.flush()
 
     def report(self) -> dict[str, object]:
-        """What happened, as JSON. ``mark``: the first digits of every id that was made."""
+        """What happened, as JSON.
+
+        ``mark``: the first digits of every id that was made. ``began_at_s`` is seconds since the
+        epoch; ``live_from_s`` and the outage's times are seconds from there.
+        """
         return {
             "seed": self.plan.seed,
             "base_ns": self.story.base_ns,
@@ -308,6 +314,8 @@ class Crowd:
             "installs": self.plan.installs,
             "is_stopped": self.is_stopped,
             "is_rerun": self.plan.base_ns != 0,
+            "began_at_s": round(self._began_at_s, 3),
+            "live_from_s": round(self._live_s[0], 1),
             "live_seconds": round(self._live_s[1] - self._live_s[0], 1),
             **self.meter.to_dict(),
             "outage": self._surge(),

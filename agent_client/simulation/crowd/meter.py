@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -155,18 +156,21 @@ class Meter:
     def _second(self) -> int:
         return int(time.monotonic() - self.began_s)
 
-    def peak_per_s(self, kind: str, first_s: float, last_s: float, span_s: int) -> float:
-        """The busiest ``span_s`` seconds of a stretch, as requests a second."""
-        counts = self.seconds[kind]
+    def peak_per_s(self, kinds: Sequence[str], first_s: float, last_s: float, span_s: int) -> float:
+        """The busiest ``span_s`` seconds of a stretch, as answers a second."""
+        counts = self._by_second(kinds)
         starts = range(int(first_s), max(int(first_s) + 1, int(last_s) - span_s + 1))
         totals = (sum(counts[start + each] for each in range(span_s)) for start in starts)
         return max(totals, default=0) / span_s
 
-    def mean_per_s(self, kind: str, first_s: float, last_s: float) -> float:
-        """Requests a second over a stretch of whole seconds."""
+    def mean_per_s(self, kinds: Sequence[str], first_s: float, last_s: float) -> float:
+        """Answers a second over a stretch of whole seconds."""
+        counts = self._by_second(kinds)
         seconds = range(int(first_s), int(last_s))
-        total = sum(self.seconds[kind][each] for each in seconds)
-        return total / len(seconds) if seconds else 0.0
+        return sum(counts[each] for each in seconds) / len(seconds) if seconds else 0.0
+
+    def _by_second(self, kinds: Sequence[str]) -> Counter[int]:
+        return sum((self.seconds[kind] for kind in kinds), Counter[int]())
 
     def line(self) -> str:
         """The state of things in one line."""

@@ -132,7 +132,9 @@ class Pool:
             except (OSError, EOFError, asyncio.LimitOverrunError, ValueError) as error:
                 self._drop(connection)
                 is_stale = was_used and isinstance(error, ConnectionError | EOFError)
-                if not is_stale or self._is_down:
+                if self._is_down:
+                    raise Unreachable("outage") from error
+                if not is_stale:
                     raise Unreachable(type(error).__name__) from error
             except asyncio.CancelledError:
                 self._drop(connection)
