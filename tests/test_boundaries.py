@@ -28,6 +28,7 @@ LAZY_IMPORTS = {
     "agent_client/contract/dsse.py": {"cryptography"},
     "agent_client/otlp/encode.py": {"google", "opentelemetry"},
     "agent_client/push.py": {"zstandard"},
+    "agent_client/simulation/crowd/batches.py": {"zstandard"},
     "agent_client/plugin.py": {"agent", "hermes_cli", "hermes_constants", "hermes_state"},
 }
 # What telemetry may know of fleet.
