@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telemetry.models.aggregate import AggregateRecord
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
+from telemetry.models.boards import InstallBoard
 from telemetry.models.cells import (
     ALL_GROUPS,
     NEW_CELL_MODELS,
@@ -74,6 +75,7 @@ __all__ = [
     "GatewayEvent",
     "HistogramCell",
     "IngestBatch",
+    "InstallBoard",
     "InstallCell",
     "InstallHour",
     "InstallIntake",
