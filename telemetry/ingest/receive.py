@@ -15,24 +15,28 @@ from typing import Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
 from agent_client.contract.tables import BY_NAME
+from fleet.enroll.erasure import erasure_lock
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
-from fleet.lib.sql import limit_lock_waits
+from fleet.lib.sql import limit_lock_waits, transaction_lock
+from telemetry.ingest.content import judge_content
 from telemetry.ingest.decode import Body, IngestError, split_lines
+from telemetry.ingest.gate import refuse_erased
 from telemetry.ingest.scrub import Scrubbed, scrub_rows, scrub_summaries, scrub_text
 from telemetry.ingest.spool import Payload, QuarantinedText, put, quarantined_text
 from telemetry.ingest.summaries import judge_summaries
-from telemetry.ingest.validate import TimeBounds, Verdicts, validate_body
+from telemetry.ingest.validate import TimeBounds, Verdicts, validate_body, validate_lines
 from telemetry.ingest.valve import Ways, pass_batch, patience_ms
 from telemetry.models import IngestBatch, QuarantinedLine
 from telemetry.models.events import MODEL_OF
 from telemetry.models.rollups import NO_GROUP
 from telemetry.store import ledger
+from telemetry.store.content import store_content
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_batch
 from telemetry.store.locks import install_transaction
 from telemetry.store.partitions import Ensure, Partition, ensure_partitions, with_partitions
@@ -60,6 +64,7 @@ class BatchHeader:
     last_seq: int | None = None
     policy_etag: str = ""
     group_id: int = NO_GROUP
+    content_pii: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +120,12 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     if known is not None:
         return known
     received_at = now()
-    verdicts = judge(_bounds_at(received_at))
+    verdicts = judge(bounds_at(received_at))
     scrubbed = _scrubbed(verdicts)
     quarantined = [quarantined_text(line) for line in verdicts.refused[:MAX_QUARANTINED]]
     judged = _Judged(header, body, verdicts, scrubbed, quarantined, received_at)
-    if header.source not in _THROUGH_THE_VALVE:
+    # Content is never at rest outside of its own tables: without room it waits on the agent.
+    if header.source not in _THROUGH_THE_VALVE or scrubbed.content:
         return _store_now(judged)
     ways = Ways(lambda: _store_now(judged), lambda: _spool(judged), row_count=verdicts.received)
     return pass_batch(ways)
@@ -133,7 +139,10 @@ def _store_now(judged: _Judged) -> Outcome:
 def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:
     header, body = judged.header, judged.body
     hours = prepare_hours(judged.scrubbed.rows, ensure)
+    if judged.scrubbed.content:
+        ensure_partitions(judged.scrubbed.content.partitions())
     with install_transaction(header.install_id, patience_ms=patience_ms()):
+        refuse_erased(header.install_id)
         known = _replay_of(header, body)  # a twin may have committed while we waited
         if known is not None:
             return known
@@ -146,7 +155,7 @@ def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:
             stamp,
             hours if has_news(loaded.counts) else (),
             ledger.new_batch(batch),
-            _pushed(header, judged.received_at),
+            *_pushed(header, judged.received_at),
         )
     return Outcome(batch.receipt, is_replay=False)
 
@@ -165,11 +174,12 @@ def _spool(judged: _Judged) -> Outcome:
         quarantined=judged.quarantined,
     )
     try:
-        with transaction.atomic():
+        with transaction_lock(erasure_lock(batch.install_id)):
+            refuse_erased(batch.install_id)
             limit_lock_waits(settings.FLEET_VALVE_SLOW_MS)
             batch.save(force_insert=True)
             put(batch, payload, judged.header.group_id)
-            ledger.write(_pushed(judged.header, judged.received_at))
+            ledger.write(*_pushed(judged.header, judged.received_at))
     except IntegrityError:
         known = _replay_of(judged.header, judged.body)  # a twin was first
         if known is None:
@@ -229,14 +239,28 @@ def is_known(header: BatchHeader) -> bool:
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
-    """The verdict on each line."""
+    """The verdict on each line of a body."""
+    if header.plane == "local":
+        return validate_body(body.data, bounds)
+    return judge_numbered(header, split_lines(body.data), bounds)
+
+
+def judge_numbered(
+    header: BatchHeader, lines: Sequence[tuple[int, bytes]], bounds: TimeBounds
+) -> Verdicts:
+    """The verdict on each numbered line, by the rules of its plane."""
     if header.plane == "aggregate":
-        return judge_summaries(split_lines(body.data), bounds, install_id=header.install_id)
-    return validate_body(body.data, bounds, plane=header.plane)
+        return judge_summaries(lines, bounds, install_id=header.install_id)
+    if header.plane == "trajectories":
+        return judge_content(lines, bounds, pii=header.content_pii)
+    return validate_lines(lines, bounds, plane=header.plane)
 
 
 def _scrubbed(verdicts: Verdicts) -> Scrubbed:
     """What may be stored of the accepted."""
+    if verdicts.content:
+        content = verdicts.content
+        return Scrubbed({}, content.hit_count, content=content)
     if verdicts.summaries:
         return scrub_summaries(verdicts.summaries)
     return scrub_rows(verdicts.rows)
@@ -246,6 +270,7 @@ def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
     known = ledger.find_batch(header.install_id, header.batch_id)
     if known is None:
         return None
+    refuse_erased(header.install_id)
     if known.content_sha256 != body.content_sha256 or known.plane != header.plane:
         raise IngestError("batch_mismatch", "the batch id was used for other content")
     return Outcome(_ordered(known.receipt), is_replay=True)
@@ -258,7 +283,8 @@ def _ordered(receipt: Mapping[str, object]) -> dict[str, object]:
     return ordered
 
 
-def _bounds_at(moment: datetime) -> TimeBounds:
+def bounds_at(moment: datetime) -> TimeBounds:
+    """The times that are accepted at a moment."""
     return TimeBounds(
         oldest_ns=datetime_to_ns(accepted_from(moment)),
         newest_ns=datetime_to_ns(moment + timedelta(seconds=wire.MAX_FUTURE_S)),
@@ -304,16 +330,19 @@ def keep_beside(
         ledger.add_losses(batch)
 
 
-def _pushed(header: BatchHeader, received_at: datetime) -> ledger.Statement:
-    """The install pushed, and what the owner's opt-in is now, where the batch says what we know."""
+def _pushed(header: BatchHeader, received_at: datetime) -> list[ledger.Statement]:
+    """That the install pushed, and what the owner's opt-in is now, where the batch says it."""
+    if header.source == IngestBatch.Source.REPLAY:  # the install has no part in it
+        return []
     said = header.consent.get("consent_state")
     is_known_state = isinstance(said, str) and said in KEYS["telemetry.consent_state"].choices
-    return ledger.last_push(
-        header.install_id, received_at, consent_state=str(said) if is_known_state else ""
-    )
+    state = str(said) if is_known_state else ""
+    return [ledger.last_push(header.install_id, received_at, consent_state=state)]
 
 
 def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
+    if scrubbed.content:
+        return _Loaded(*store_content(scrubbed.content, stamp))
     if scrubbed.summaries:
         return _Loaded(*store_summaries(scrubbed.summaries, stamp))
     counts = copy_batch(scrubbed.columns_by_table(), stamp)

@@ -16,6 +16,7 @@ from agent_client.contract.redact import RULESET_VERSION, redact_text
 from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
+from telemetry.store.content import Content
 from telemetry.store.copy import Columns, Row, columns_of
 from telemetry.store.pack import Values
 from telemetry.store.summaries import Summary
@@ -50,6 +51,7 @@ class Scrubbed:
     rows: dict[str, list[Row]]
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
+    content: Content | None = None
     ruleset: str = str(RULESET_VERSION)
     columns: dict[str, Columns] = field(default_factory=dict)
 
@@ -150,6 +152,11 @@ def scrub_text(text: str) -> str:
     if scrubbed == text:
         _remember(text)
     return scrubbed
+
+
+def scrub_id(text: str) -> str:
+    """An id with every secret replaced; ids of the usual forms are known by them."""
+    return _changes({text}, is_id=True).get(text, text)
 
 
 def _changes(values: AbstractSet[object], *, is_id: bool) -> dict[str, str]:

@@ -70,6 +70,8 @@ def find_batch(install_id: UUID, batch_id: UUID) -> Known | None:
 
 def write(*statements: Statement) -> None:
     """Carry out statements in order: one round trip on PostgreSQL."""
+    if not statements:
+        return
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute(
