@@ -17,7 +17,7 @@ from uuid import UUID
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
-from agent_client.contract.tables import BY_NAME
+from agent_client.contract.tables import BY_NAME, RUNS
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError, split_lines
@@ -71,9 +71,34 @@ class _Loaded:
     counts: CopyCounts
     accepted: dict[str, int]
 
+    def with_runs(self, more: CopyCounts) -> _Loaded:
+        """The same with the runs that were settled."""
+        counts = CopyCounts(
+            self.counts.inserted + more.inserted,
+            self.counts.merged + more.merged,
+            self.counts.duplicate + more.duplicate,
+        )
+        stored = more.inserted + more.merged
+        if not stored:
+            return _Loaded(counts, self.accepted)
+        runs = self.accepted.get(RUNS.name, 0) + stored
+        return _Loaded(counts, {**self.accepted, RUNS.name: runs})
+
 
 type Judge = Callable[[TimeBounds], Verdicts]
 """Gives the verdict on everything in a batch, within the times that are accepted now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the runs that could only be made beside those stored before."""
+
+    counts: CopyCounts = field(default_factory=CopyCounts)
+    hours: frozenset[datetime] = frozenset()
+
+
+type Settle = Callable[[Stamp, CopyCounts], Settled]
+"""Stores such runs, inside the transaction and after the rows, whose counts it is given."""
 
 
 def receive_batch(header: BatchHeader, body: Body) -> Outcome:
@@ -84,11 +109,14 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
     return receive_judged(header, body, lambda bounds: _judge_lines(header, body, bounds))
 
 
-def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
+def receive_judged(
+    header: BatchHeader, body: Body, judge: Judge, settle: Settle | None = None
+) -> Outcome:
     """Take in one batch whose rows ``judge`` finds, or answer a repeated one with its receipt.
 
     Steps: 1. a known batch id is answered from the ledger, 2. the content is judged and scrubbed,
-    3. day partitions that its rows lack are made, 4. one transaction stores everything.
+    3. day partitions that its rows lack are made, 4. one transaction stores everything; ``settle``
+    adds runs there.
     Errors: IngestError batch_mismatch, and what ``judge`` raises.
     """
     known = _replay_of(header, body)
@@ -108,12 +136,17 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
             for hour in found
         }
     )
-    hours = set().union(*hours_by_table.values())
+    hours = frozenset[datetime]().union(*hours_by_table.values())
     with install_transaction(header.install_id):
         known = _replay_of(header, body)  # a twin may have committed while we waited
         if known is not None:
             return known
-        return _store(header, body, verdicts, scrubbed, quarantined, hours, received_at)
+        stamp = Stamp(header.install_id, header.batch_id, received_at, header.group_id)
+        loaded = _load(scrubbed, stamp)
+        if settle is not None:
+            settled = settle(stamp, loaded.counts)
+            loaded, hours = loaded.with_runs(settled.counts), hours | settled.hours
+        return _store(header, body, verdicts, scrubbed, loaded, quarantined, hours, received_at)
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
@@ -169,13 +202,12 @@ def _store(
     body: Body,
     verdicts: Verdicts,
     scrubbed: Scrubbed,
+    loaded: _Loaded,
     quarantined: list[tuple[Refused, str]],
     hours: Iterable[datetime],
     received_at: datetime,
 ) -> Outcome:
-    """Everything of a batch, inside the caller's transaction."""
-    stamp = Stamp(header.install_id, header.batch_id, received_at, header.group_id)
-    loaded = _load(scrubbed, stamp)
+    """What is noted of a batch beside its rows, inside the caller's transaction."""
     receipt = _ordered(_receipt(header, verdicts, loaded).to_dict())
     batch = _ledger_row(header, body, verdicts, scrubbed, loaded)
     batch.quarantined_count = len(quarantined)

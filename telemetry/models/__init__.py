@@ -43,6 +43,7 @@ from telemetry.models.rollups import (
     ToolCell,
     TouchedHour,
 )
+from telemetry.models.trace import OtlpTrace
 
 __all__ = [
     "ALL_GROUPS",
@@ -71,6 +72,7 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "OtlpTrace",
     "QuarantinedLine",
     "ReplacedRun",
     "Run",
