@@ -134,12 +134,14 @@ class Client:
             pace.hold(connection)
             pace.begin(self.deadline_s)
             try:
+                connection.connect()  # not below: without a socket there is no answer to wait for
                 with suppress(BrokenPipeError, ConnectionResetError):
                     # A console that refuses early closes its side; its answer is still there.
                     connection.request(method, target, body=body, headers=sent)
                 pace.begin(self.deadline_s)
-                response = connection.getresponse()
-                data = self._read(response, max_bytes)
+                # Closed here: read to its end it still holds the socket that the connection let go.
+                with connection.getresponse() as response:
+                    data = self._read(response, max_bytes)
             finally:
                 connection.close()
         except (OSError, HTTPException) as error:

@@ -52,6 +52,11 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "drain-spool": {
+            "task": "telemetry.ingest.tasks.drain_spool",
+            "schedule": 5.0,
+            "options": {"expires": 5},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -60,7 +65,7 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(["telemetry.rollup", "telemetry.store"])
+app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
 
 
 @setup_logging.connect

@@ -14,8 +14,9 @@ class TelemetryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks and the console panels."""
-        from telemetry import checks
+        """Register the system checks, the probes and the console panels."""
+        from telemetry import checks, health
 
         checks.register_checks()
+        health.register_probes()
         autodiscover_modules("pages.panels")

@@ -39,6 +39,10 @@ FLEET_FOR_TELEMETRY = (
     # What an install's policy asks for, and the tag it is served under; nothing that changes it.
     "fleet.policy.effective",
     "fleet.policy.serve",
+    # Who did it, the record of it, and the health page.
+    "fleet.audit",
+    "fleet.console.people",
+    "fleet.health",
     # How things look, so that a number looks the same on every page. None decides anything.
     "fleet.admin.base",
     "fleet.console.charts",

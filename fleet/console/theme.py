@@ -145,6 +145,18 @@ UNFOLD: Final[dict[str, object]] = {
                         _lists("telemetry_ingestbatch"),
                         "telemetry.view_ingestbatch",
                     ),
+                    _item(
+                        _("Quarantine"),
+                        "report",
+                        _lists("telemetry_quarantinedline"),
+                        "telemetry.view_quarantinedline",
+                    ),
+                    _item(
+                        _("Spool"),
+                        "hourglass_top",
+                        _lists("telemetry_spooledbatch"),
+                        "telemetry.view_spooledbatch",
+                    ),
                 ],
             },
             {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django.http import HttpRequest, HttpResponse
@@ -27,13 +28,14 @@ from fleet.api.permissions import HasScope
 from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from telemetry.api import otlp_answers as answers
+from telemetry.api.limits import Meter
 from telemetry.api.otlp_answers import MEDIA_JSON, MEDIA_PROTOBUF, Signal
 from telemetry.api.parsers import body_stream
-from telemetry.ingest.decode import ENCODINGS, Body, IngestError, read_body
+from telemetry.ingest.decode import ENCODINGS, Body, IngestError, Readable, read_body
 from telemetry.ingest.gate import count_refusal, is_open
 from telemetry.ingest.otlp_counts import count_logs, count_points
-from telemetry.ingest.otlp_receive import batch_id_of, receive_spans
-from telemetry.ingest.receive import BatchHeader
+from telemetry.ingest.otlp_receive import DECODERS, batch_id_of, receive_spans
+from telemetry.ingest.receive import BatchHeader, is_known
 from telemetry.models import IngestBatch
 from telemetry.models.rollups import NO_GROUP
 
@@ -45,10 +47,22 @@ _REQUEST = {MEDIA_PROTOBUF: OpenApiTypes.BINARY, MEDIA_JSON: OpenApiTypes.OBJECT
 _RESPONSES = {(200, media): kind for media, kind in _REQUEST.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request that was read: who sent it, its decoded body and type, and its meter."""
+
+    install: Install
+    body: Body
+    media: str
+    meter: Meter
+    client: str
+
+
 class OtlpView(APIView):
     """What the endpoints of all signals share.
 
-    Checks, in this order: method, credential, scope, content type, encoding, plane, body.
+    Checks, in this order: method, credential, scope, content type, plane, rate limits, encoding,
+    body.
     """
 
     authentication_classes = [InstallTokenAuthentication]
@@ -68,15 +82,27 @@ class OtlpView(APIView):
         """Errors as google.rpc.Status, whatever they come from."""
         return status_handler
 
-    def taken(self, request: Request) -> tuple[Install, Body, str]:
-        """The install, its decoded body and the body's media type. Errors: ApiProblem."""
+    def post_signal(self, request: Request) -> HttpResponse:
+        """Check and read the request, then ``take`` it. Errors: ApiProblem."""
         install = install_of(request)
         try:
             media = _media_of(request)
             _check_plane(install)
-            return install, _body_of(request), media
+            stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
+            meter = Meter(install.pk)
+            meter.take_bytes(expected_bytes)
+            with meter.turn():
+                body = _read(stream, expected_bytes, _encoding_of(request))
+                answer = self.take(Sent(install, body, media, meter, _agent_of(request)))
         except IngestError as error:
-            raise ApiProblem(error.code, error.detail) from None
+            raise ApiProblem(error.code, error.detail, retry_after_s=error.retry_after_s) from None
+        for name, value in meter.headers().items():
+            answer[name] = value
+        return answer
+
+    def take(self, sent: Sent) -> HttpResponse:
+        """The answer to one request. Errors: ApiProblem, IngestError."""
+        raise NotImplementedError
 
     def answer(self, media: str, rejected_count: int = 0, message: str = "") -> HttpResponse:
         """Success, with what was rejected if anything was."""
@@ -92,20 +118,30 @@ class TracesView(OtlpView):
     @extend_schema(operation_id="otlp_traces", request=_REQUEST, responses=_RESPONSES)
     def post(self, request: Request) -> HttpResponse:
         """Answer with an ExportTraceServiceResponse."""
-        install, body, media = self.taken(request)
+        return self.post_signal(request)
+
+    def take(self, sent: Sent) -> HttpResponse:
+        """Store the spans; a known batch is answered whatever the install has sent lately."""
+        decoded = DECODERS[sent.media](sent.body.data)
+        if not decoded.received:
+            return self.answer(sent.media)
+        install = sent.install
         header = BatchHeader(
             install_id=install.pk,
-            batch_id=batch_id_of(install.pk, media, body),
+            batch_id=batch_id_of(install.pk, sent.media, sent.body),
+            plane=PLANE,
             source=IngestBatch.Source.OTLP,
-            client=request.headers.get("User-Agent", ""),
+            client=sent.client,
             group_id=install.group_id or NO_GROUP,
         )
-        try:
-            outcome = receive_spans(header, body, media)
-        except IngestError as error:
-            raise ApiProblem(error.code, error.detail) from None
-        counts = {} if outcome is None else _rejected(outcome.receipt)
-        return self.answer(media, sum(counts.values()), answers.rejection_text(counts))
+        row_count, meter = decoded.received, sent.meter
+        if not meter.take_rows(row_count, wire_bytes=sent.body.wire_bytes) and not is_known(header):
+            meter.refuse_rows(row_count)
+        outcome = receive_spans(header, sent.body, decoded)
+        if outcome.is_replay:
+            meter.repeated()
+        counts = _rejected(outcome.receipt)
+        return self.answer(sent.media, sum(counts.values()), answers.rejection_text(counts))
 
 
 class _NotTakenView(OtlpView):
@@ -113,15 +149,11 @@ class _NotTakenView(OtlpView):
 
     count: ClassVar[Callable[..., int]]
 
-    def reject_all(self, request: Request) -> HttpResponse:
+    def take(self, sent: Sent) -> HttpResponse:
         """A partial success that rejects everything and says how to stop sending it."""
-        _, body, media = self.taken(request)
-        try:
-            count = type(self).count(body.data, is_json=media == MEDIA_JSON)
-        except IngestError as error:
-            raise ApiProblem(error.code, error.detail) from None
+        count = type(self).count(sent.body.data, is_json=sent.media == MEDIA_JSON)
         name = self.signal.name
-        return self.answer(media, count, NOT_TAKEN.format(name=name, upper=name.upper()))
+        return self.answer(sent.media, count, NOT_TAKEN.format(name=name, upper=name.upper()))
 
 
 class LogsView(_NotTakenView):
@@ -133,7 +165,7 @@ class LogsView(_NotTakenView):
     @extend_schema(operation_id="otlp_logs", request=_REQUEST, responses=_RESPONSES)
     def post(self, request: Request) -> HttpResponse:
         """Answer with an ExportLogsServiceResponse."""
-        return self.reject_all(request)
+        return self.post_signal(request)
 
 
 class MetricsView(_NotTakenView):
@@ -145,7 +177,7 @@ class MetricsView(_NotTakenView):
     @extend_schema(operation_id="otlp_metrics", request=_REQUEST, responses=_RESPONSES)
     def post(self, request: Request) -> HttpResponse:
         """Answer with an ExportMetricsServiceResponse."""
-        return self.reject_all(request)
+        return self.post_signal(request)
 
 
 def status_handler(error: Exception, context: dict[str, Any]) -> HttpResponse:
@@ -187,11 +219,18 @@ def _media_of(request: Request) -> str:
     return media
 
 
-def _body_of(request: Request) -> Body:
+def _encoding_of(request: Request) -> str:
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower() or "identity"
     if encoding not in ENCODINGS:
         raise IngestError("unsupported_encoding", f"use one of {', '.join(ENCODINGS)}")
-    stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
+    return encoding
+
+
+def _agent_of(request: Request) -> str:
+    return request.headers.get("User-Agent", "")
+
+
+def _read(stream: Readable, expected_bytes: int | None, encoding: str) -> Body:
     try:
         return read_body(stream, encoding, expected_bytes=expected_bytes)
     except (UnreadablePostError, OSError):

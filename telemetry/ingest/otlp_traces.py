@@ -61,6 +61,13 @@ class TraceFacts:
             if known is None or said < known:
                 self.said[END] = said
 
+    def replace(self, change: Mapping[str, str]) -> None:
+        """Values exchanged for others: what the scrubber made of them."""
+        self.said = {
+            name: (rank, at_ns, span_id, change.get(value, value))
+            for name, (rank, at_ns, span_id, value) in self.said.items()
+        }
+
     def count(self, table: str) -> None:
         """One row more of a table."""
         self.counts[table] = self.counts.get(table, 0) + 1

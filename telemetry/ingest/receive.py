@@ -14,16 +14,24 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
 from agent_client.contract.tables import BY_NAME, RUNS
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
+from fleet.lib.sql import limit_lock_waits
 from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError, split_lines
-from telemetry.ingest.scrub import Scrubbed, scrub_raw, scrub_rows, scrub_summaries, scrub_text
+from telemetry.ingest.otlp_settle import settle_traces
+from telemetry.ingest.otlp_traces import TraceFacts
+from telemetry.ingest.scrub import Scrubbed, scrub_rows, scrub_summaries, scrub_text
+from telemetry.ingest.spool import Payload, QuarantinedText, put, quarantined_text
 from telemetry.ingest.summaries import judge_summaries
-from telemetry.ingest.validate import Refused, TimeBounds, Verdicts, validate_lines
+from telemetry.ingest.validate import TimeBounds, Verdicts, validate_lines
+from telemetry.ingest.valve import Ways, pass_batch, patience_ms
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
 from telemetry.models.events import MODEL_OF
 from telemetry.models.rollups import NO_GROUP
@@ -68,37 +76,30 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """What became of the rows; ``hours``: those of runs that were put together."""
+
     counts: CopyCounts
     accepted: dict[str, int]
-
-    def with_runs(self, more: CopyCounts) -> _Loaded:
-        """The same with the runs that were settled."""
-        counts = CopyCounts(
-            self.counts.inserted + more.inserted,
-            self.counts.merged + more.merged,
-            self.counts.duplicate + more.duplicate,
-        )
-        stored = more.inserted + more.merged
-        if not stored:
-            return _Loaded(counts, self.accepted)
-        runs = self.accepted.get(RUNS.name, 0) + stored
-        return _Loaded(counts, {**self.accepted, RUNS.name: runs})
-
-
-type Judge = Callable[[TimeBounds], Verdicts]
-"""Gives the verdict on everything in a batch, within the times that are accepted now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of the runs that could only be made beside those stored before."""
-
-    counts: CopyCounts = field(default_factory=CopyCounts)
     hours: frozenset[datetime] = frozenset()
 
 
-type Settle = Callable[[Stamp, CopyCounts], Settled]
-"""Stores such runs, inside the transaction and after the rows, whose counts it is given."""
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A batch that is judged and scrubbed: all it takes to store it, now or later."""
+
+    header: BatchHeader
+    body: Body
+    verdicts: Verdicts
+    scrubbed: Scrubbed
+    quarantined: list[QuarantinedText]
+    received_at: datetime
+
+
+_THROUGH_THE_VALVE: Final = frozenset({IngestBatch.Source.PUSH, IngestBatch.Source.OTLP})
+"""Whoever loads a file or replays can wait for the database."""
+
+type Judge = Callable[[TimeBounds], Verdicts]
+"""Gives the verdict on everything in a batch, within the times that are accepted now."""
 
 
 def receive_batch(header: BatchHeader, body: Body) -> Outcome:
@@ -109,15 +110,13 @@ def receive_batch(header: BatchHeader, body: Body) -> Outcome:
     return receive_judged(header, body, lambda bounds: _judge_lines(header, body, bounds))
 
 
-def receive_judged(
-    header: BatchHeader, body: Body, judge: Judge, settle: Settle | None = None
-) -> Outcome:
+def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     """Take in one batch whose rows ``judge`` finds, or answer a repeated one with its receipt.
 
     Steps: 1. a known batch id is answered from the ledger, 2. the content is judged and scrubbed,
-    3. day partitions that its rows lack are made, 4. one transaction stores everything; ``settle``
-    adds runs there.
-    Errors: IngestError batch_mismatch, and what ``judge`` raises.
+    3. day partitions that its rows lack are made, 4. one transaction stores everything.
+    When the database is overloaded, steps 3 and 4 are the drainer's and the batch is spooled.
+    Errors: IngestError batch_mismatch or unavailable, and what ``judge`` raises.
     """
     known = _replay_of(header, body)
     if known is not None:
@@ -125,28 +124,114 @@ def receive_judged(
     received_at = now()
     verdicts = judge(_bounds_at(received_at))
     scrubbed = _scrubbed(verdicts)
-    quarantined = [
-        (refused, scrub_raw(refused.raw)) for refused in verdicts.refused[:MAX_QUARANTINED]
-    ]
-    hours_by_table = {name: _hours_of(name, rows) for name, rows in scrubbed.rows.items()}
-    ensure_partitions(
-        {
-            Partition(hour.date(), MODEL_OF[name].table_name())
-            for name, found in hours_by_table.items()
-            for hour in found
-        }
-    )
-    hours = frozenset[datetime]().union(*hours_by_table.values())
-    with install_transaction(header.install_id):
+    quarantined = [quarantined_text(line) for line in verdicts.refused[:MAX_QUARANTINED]]
+    judged = _Judged(header, body, verdicts, scrubbed, quarantined, received_at)
+    if header.source not in _THROUGH_THE_VALVE:
+        return _store_now(judged)
+    ways = Ways(lambda: _store_now(judged), lambda: _spool(judged), row_count=verdicts.received)
+    return pass_batch(ways)
+
+
+def _store_now(judged: _Judged) -> Outcome:
+    """Steps 3 and 4 of ``receive_judged``."""
+    header, body = judged.header, judged.body
+    hours = prepare_hours(judged.scrubbed.rows, judged.scrubbed.traces)
+    with install_transaction(header.install_id, patience_ms=patience_ms()):
         known = _replay_of(header, body)  # a twin may have committed while we waited
         if known is not None:
             return known
-        stamp = Stamp(header.install_id, header.batch_id, received_at, header.group_id)
-        loaded = _load(scrubbed, stamp)
-        if settle is not None:
-            settled = settle(stamp, loaded.counts)
-            loaded, hours = loaded.with_runs(settled.counts), hours | settled.hours
-        return _store(header, body, verdicts, scrubbed, loaded, quarantined, hours, received_at)
+        stamp = Stamp(header.install_id, header.batch_id, judged.received_at, header.group_id)
+        loaded = _load(judged.scrubbed, stamp)
+        batch = _ledger_row(judged, loaded)
+        batch.save(force_insert=True)
+        touched = hours | loaded.hours if has_news(loaded.counts) else ()
+        keep_beside(batch, judged.quarantined, stamp, touched)
+        _note_push(header, judged.received_at)
+    return Outcome(batch.receipt, is_replay=False)
+
+
+def _spool(judged: _Judged) -> Outcome:
+    """Steps 3 and 4 without the event tables: the ledger row, and all the rest in one row.
+
+    Errors: IngestError batch_mismatch, or unavailable when the spool is full.
+    """
+    accepted = {name: len(rows) for name, rows in judged.scrubbed.rows.items() if rows}
+    accepted |= Counter(item.kind for item in judged.scrubbed.summaries)
+    if judged.scrubbed.traces:
+        accepted[RUNS.name] = accepted.get(RUNS.name, 0) + len(judged.scrubbed.traces)
+    batch = _ledger_row(judged, _Loaded(CopyCounts(), accepted), is_spooled=True)
+    payload = Payload(
+        rows=judged.scrubbed.rows,
+        summaries=judged.scrubbed.summaries,
+        quarantined=judged.quarantined,
+        traces=judged.scrubbed.traces,
+    )
+    try:
+        with transaction.atomic():
+            limit_lock_waits(settings.FLEET_VALVE_SLOW_MS)
+            batch.save(force_insert=True)
+            put(batch, payload, judged.header.group_id)
+            _note_push(judged.header, judged.received_at)
+    except IntegrityError:
+        known = _replay_of(judged.header, judged.body)  # a twin was first
+        if known is None:
+            raise
+        return known
+    return Outcome(batch.receipt, is_replay=False)
+
+
+def store_spooled(batch: IngestBatch, payload: Payload, stamp: Stamp, hours: set[datetime]) -> None:
+    """Store what the spool holds of a ledger row's batch, in the caller's transaction.
+
+    The caller holds the install's lock and deletes the spool's row. What the payload lacks of the
+    rows that were acknowledged has expired meanwhile.
+    """
+    loaded = _load(Scrubbed(payload.rows, 0, payload.summaries, traces=payload.traces), stamp)
+    counts = loaded.counts
+    stored = counts.inserted + counts.merged + counts.duplicate
+    batch.inserted_count = counts.inserted
+    batch.merged_count = counts.merged
+    batch.duplicate_count = counts.duplicate
+    batch.expired_count, batch.spooled_count = batch.spooled_count - stored, 0
+    batch.drained_at = stamp.received_at
+    batch.save(
+        update_fields=[
+            *("inserted_count", "merged_count", "duplicate_count"),
+            *("expired_count", "spooled_count", "drained_at"),
+        ]
+    )
+    touched = hours | loaded.hours if has_news(counts) else ()
+    keep_beside(batch, payload.quarantined, stamp, touched)
+
+
+def prepare_hours(
+    rows: Mapping[str, list[Row]], traces: Mapping[str, TraceFacts] | None = None
+) -> set[datetime]:
+    """The hours that rows lie in; the partitions that they and the runs of traces lack are made."""
+    found = {name: _hours_of(name, some) for name, some in rows.items()}
+    lacking = {
+        Partition(hour.date(), MODEL_OF[name].table_name())
+        for name, hours in found.items()
+        for hour in hours
+    }
+    lacking |= {
+        Partition(day, MODEL_OF[RUNS.name].table_name())
+        for day in {ns_to_datetime(facts.start_ns).date() for facts in (traces or {}).values()}
+    }
+    ensure_partitions(lacking)
+    return set().union(*found.values())
+
+
+def has_news(counts: CopyCounts) -> bool:
+    """Whether anything is in the tables that was not there before."""
+    return bool(counts.inserted or counts.merged)
+
+
+def is_known(header: BatchHeader) -> bool:
+    """Whether the ledger has the batch, whatever its content."""
+    return IngestBatch.objects.filter(
+        install_id=header.install_id, batch_id=header.batch_id
+    ).exists()
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
@@ -161,7 +246,7 @@ def _scrubbed(verdicts: Verdicts) -> Scrubbed:
     """What may be stored of the accepted."""
     if verdicts.summaries:
         return scrub_summaries(verdicts.summaries)
-    return scrub_rows(verdicts.rows)
+    return scrub_rows(verdicts.rows, verdicts.traces)
 
 
 def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
@@ -197,50 +282,43 @@ def _hours_of(name: str, rows: Iterable[Row]) -> set[datetime]:
     return {ns_to_datetime(hour * NS_PER_HOUR) for hour in hours}
 
 
-def _store(
-    header: BatchHeader,
-    body: Body,
-    verdicts: Verdicts,
-    scrubbed: Scrubbed,
-    loaded: _Loaded,
-    quarantined: list[tuple[Refused, str]],
+def keep_beside(
+    batch: IngestBatch,
+    quarantined: Iterable[QuarantinedText],
+    stamp: Stamp,
     hours: Iterable[datetime],
-    received_at: datetime,
-) -> Outcome:
-    """What is noted of a batch beside its rows, inside the caller's transaction."""
-    receipt = _ordered(_receipt(header, verdicts, loaded).to_dict())
-    batch = _ledger_row(header, body, verdicts, scrubbed, loaded)
-    batch.quarantined_count = len(quarantined)
-    batch.receipt = receipt
-    batch.received_at = received_at
-    batch.save(force_insert=True)
+) -> None:
+    """What goes with the rows of a batch: its refused lines, its hours, its install's sums."""
     QuarantinedLine.objects.bulk_create(
         QuarantinedLine(
-            install_id=header.install_id,
-            batch_id=header.batch_id,
+            install_id=batch.install_id,
+            batch_id=batch.batch_id,
+            plane=batch.plane,
             line=refused.line,
             code=refused.code,
             detail=refused.detail,
-            raw_text=text,
-            received_at=received_at,
+            raw_text=refused.text,
+            is_replayable=refused.is_replayable,
+            received_at=batch.received_at,
         )
-        for refused, text in quarantined
+        for refused in quarantined
     )
-    if loaded.counts.inserted or loaded.counts.merged:
-        TouchedHour.objects.bulk_create(
-            TouchedHour(
-                hour=hour,
-                touched_at=received_at,
-                install_id=header.install_id,
-                batch_id=header.batch_id,
-            )
-            for hour in sorted(hours)
+    TouchedHour.objects.bulk_create(
+        TouchedHour(
+            hour=hour,
+            touched_at=stamp.received_at,
+            install_id=stamp.install_id,
+            batch_id=stamp.batch_id,
         )
+        for hour in sorted(hours)
+    )
     _add_to_intake(batch)
+
+
+def _note_push(header: BatchHeader, received_at: datetime) -> None:
     Install.objects.filter(pk=header.install_id).update(
         last_push_at=received_at, **_consent_of(header)
     )
-    return Outcome(receipt, is_replay=False)
 
 
 def _consent_of(header: BatchHeader) -> dict[str, str]:
@@ -262,10 +340,22 @@ def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
         duplicate += counts.duplicate
         if counts.inserted + counts.merged:
             accepted[name] = counts.inserted + counts.merged
-    return _Loaded(CopyCounts(inserted, merged, duplicate), accepted)
+    if not scrubbed.traces:
+        return _Loaded(CopyCounts(inserted, merged, duplicate), accepted)
+    runs = settle_traces(scrubbed.traces, scrubbed.rows, stamp, has_duplicates=bool(duplicate))
+    stored = runs.counts.inserted + runs.counts.merged
+    if stored:
+        accepted[RUNS.name] = accepted.get(RUNS.name, 0) + stored
+    total = CopyCounts(
+        inserted + runs.counts.inserted,
+        merged + runs.counts.merged,
+        duplicate + runs.counts.duplicate,
+    )
+    return _Loaded(total, accepted, runs.hours)
 
 
-def _receipt(header: BatchHeader, verdicts: Verdicts, loaded: _Loaded) -> wire.Receipt:
+def _receipt(judged: _Judged, loaded: _Loaded, *, is_spooled: bool) -> wire.Receipt:
+    header, verdicts = judged.header, judged.verdicts
     listed = verdicts.refused[: wire.MAX_REJECTED_LISTED]
     return wire.Receipt(
         batch_id=str(header.batch_id),
@@ -275,12 +365,12 @@ def _receipt(header: BatchHeader, verdicts: Verdicts, loaded: _Loaded) -> wire.R
         rejected=tuple(wire.Rejection(line.line, line.code, line.detail) for line in listed),
         rejected_counts=dict(Counter(line.code for line in verdicts.refused)),
         policy_etag=header.policy_etag,
+        spooled=is_spooled,
     )
 
 
-def _ledger_row(
-    header: BatchHeader, body: Body, verdicts: Verdicts, scrubbed: Scrubbed, loaded: _Loaded
-) -> IngestBatch:
+def _ledger_row(judged: _Judged, loaded: _Loaded, *, is_spooled: bool = False) -> IngestBatch:
+    header, body, verdicts = judged.header, judged.body, judged.verdicts
     return IngestBatch(
         install_id=header.install_id,
         batch_id=header.batch_id,
@@ -297,13 +387,17 @@ def _ledger_row(
         merged_count=loaded.counts.merged,
         duplicate_count=loaded.counts.duplicate,
         rejected_count=len(verdicts.refused),
-        scrubbed_count=scrubbed.hit_count,
-        ruleset_version=scrubbed.ruleset,
+        spooled_count=sum(loaded.accepted.values()) if is_spooled else 0,
+        quarantined_count=len(judged.quarantined),
+        scrubbed_count=judged.scrubbed.hit_count,
+        ruleset_version=judged.scrubbed.ruleset,
+        receipt=_ordered(_receipt(judged, loaded, is_spooled=is_spooled).to_dict()),
         consent=dict(header.consent),
         losses={scrub_text(reason): count for reason, count in header.losses.items()},
         first_seq=header.first_seq,
         last_seq=header.last_seq,
         clock_skew_ms=clock_skew_ms(header.batch_id),
+        received_at=judged.received_at,
     )
 
 

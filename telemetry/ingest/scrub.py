@@ -14,6 +14,7 @@ from typing import Final
 from agent_client.contract.redact import RULESET_VERSION, redact_text
 from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
 from telemetry.store.copy import Row
 from telemetry.store.summaries import Summary
@@ -43,11 +44,17 @@ class Scrubbed:
     rows: dict[str, list[Row]]
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
+    traces: dict[str, TraceFacts] = field(default_factory=dict)
     ruleset: str = str(RULESET_VERSION)
 
 
-def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
-    """The rows with every secret replaced; redaction itself fails closed."""
+def scrub_rows(
+    rows: Mapping[str, list[Row]], traces: dict[str, TraceFacts] | None = None
+) -> Scrubbed:
+    """The rows, and what traces say of their runs, with every secret replaced.
+
+    Redaction itself fails closed.
+    """
     scrubbed: dict[str, list[Row]] = {}
     hit_count = 0
     for name, found in rows.items():
@@ -59,7 +66,19 @@ def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
                 if change:
                     changes.append((at, change))
         scrubbed[name] = [_changed(row, changes) for row in found] if changes else found
-    return Scrubbed(scrubbed, hit_count)
+    told = traces or {}
+    hit_count += _scrub_traces(told)
+    return Scrubbed(scrubbed, hit_count, traces=told)
+
+
+def _scrub_traces(traces: Mapping[str, TraceFacts]) -> int:
+    """Replace the secrets in what is said of runs; how many texts had to be changed."""
+    said = {said[3] for facts in traces.values() for said in facts.said.values()}
+    change = _changes(set(said), is_id=False)
+    if change:
+        for facts in traces.values():
+            facts.replace(change)
+    return len(change)
 
 
 def scrub_summaries(summaries: list[Summary]) -> Scrubbed:

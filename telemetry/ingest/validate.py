@@ -20,6 +20,7 @@ import msgspec
 from agent_client.contract import tables, wire
 from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import Column, Table
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.store.copy import Row, Value
 from telemetry.store.summaries import Summary
 
@@ -56,12 +57,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """received = number of all rows and summaries + number of refused."""
+    """received = number of all rows, summaries and traces + number of refused."""
 
     received: int
     rows: dict[str, list[Row]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
+    traces: dict[str, TraceFacts] = field(default_factory=dict)
 
 
 class LineFault(Exception):

@@ -32,6 +32,7 @@ from telemetry.models.events import (
     Span,
     ToolCall,
 )
+from telemetry.models.quarantine import QuarantineJob
 from telemetry.models.rollups import (
     CELL_MODELS,
     Cell,
@@ -43,6 +44,7 @@ from telemetry.models.rollups import (
     ToolCell,
     TouchedHour,
 )
+from telemetry.models.spool import SpooledBatch
 from telemetry.models.trace import OtlpTrace
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "ModelCallsCell",
     "ModelCell",
     "OtlpTrace",
+    "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",
     "Run",
@@ -80,6 +83,7 @@ __all__ = [
     "RunsCell",
     "SkillEvent",
     "Span",
+    "SpooledBatch",
     "ToolCall",
     "ToolCallsCell",
     "ToolCell",

@@ -23,6 +23,7 @@ LISTS = (
     "/fleet/changerecord/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/spooledbatch/",
     "/telemetry/aggregaterecord/",
 )
 OWN_PAGES = ("/publish/", "/sync/", "/health/", "/runs/")

@@ -165,9 +165,7 @@ def mapped(*spans: Span, resource: Attributes | None = None) -> Mapped:
     return map_spans(decode_protobuf(protobuf(*spans, resource=resource)), ANY_TIME)
 
 
-def push(
-    *spans: Span, resource: Attributes | None = None, install_id: object = INSTALL
-) -> Outcome | None:
+def push(*spans: Span, resource: Attributes | None = None, install_id: object = INSTALL) -> Outcome:
     """Receive one request of these spans."""
     install = UUID(str(install_id))
     data = protobuf(*spans, resource=resource)
@@ -177,4 +175,4 @@ def push(
         batch_id=batch_id_of(install, MEDIA_PROTOBUF, body),
         source=IngestBatch.Source.OTLP,
     )
-    return receive_spans(header, body, MEDIA_PROTOBUF)
+    return receive_spans(header, body, decode_protobuf(data))

@@ -25,6 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from agent_client.contract import wire
 from fleet.lib.clock import now
 from telemetry.api import otlp as otlp_api
+from telemetry.ingest.drain import drain
 from telemetry.models import (
     ClosedPlane,
     IngestBatch,
@@ -33,6 +34,7 @@ from telemetry.models import (
     QuarantinedLine,
     Run,
     Span,
+    SpooledBatch,
     ToolCall,
 )
 from tests import builders
@@ -318,3 +320,35 @@ def test_times_are_kept_to_the_nanosecond() -> None:
     start_ns = recent_ns() // 1000 * 1000 + 123
     post(enrolled(), otlp.protobuf(otlp.span(start_ns=start_ns)))
     assert ModelCall.objects.get().start_ns == start_ns
+
+
+def test_an_overloaded_database_spools_spans_and_their_run_is_there_when_it_is_drained(
+    settings: Any,  # noqa: ANN401 -- a fixture without a type
+) -> None:
+    token, data = (
+        enrolled(),
+        otlp.protobuf(otlp.span(), otlp.agent(), otlp.span(trace_id="00" * 16)),
+    )
+    settings.FLEET_VALVE = "open"
+    first = post(token, data)
+    assert partial(first)[0] == 1
+    assert post(token, data).content == first.content
+    assert (SpooledBatch.objects.count(), Run.objects.count()) == (1, 0)
+    settings.FLEET_VALVE = "shut"
+    assert drain().row_count == 2
+    run = Run.objects.get()
+    assert (run.end_reason, run.model_call_count, run.profile_id) == ("completed", 1, "helper")
+    batch = IngestBatch.objects.get()
+    assert (batch.inserted_count, batch.rejected_count, batch.expired_count) == (2, 1, 0)
+
+
+def test_an_install_that_sends_too_many_spans_is_told_when_to_come_back(
+    settings: Any,  # noqa: ANN401 -- a fixture without a type
+) -> None:
+    settings.FLEET_RATE_INSTALL_ROWS_PER_MIN = 2
+    token, spans = enrolled(), [otlp.span(span_id=f"{n:016x}") for n in range(1, 7)]
+    assert post(token, otlp.protobuf(*spans[:3])).status_code == 200
+    answer = post(token, otlp.protobuf(*spans[3:]))
+    assert (answer.status_code, status_of(answer).code) == (429, 8)
+    assert int(answer["Retry-After"]) >= 1
+    assert ModelCall.objects.count() == 3
