@@ -345,7 +345,7 @@ class PlanePush:
 
     def _refused(self, outbox: Outbox, error: ApiError) -> PushResult | None:
         """What a refusal that no waiting mends leads to; None goes on with another batch."""
-        if error.status == 401 or error.code in {"scope", "forbidden"}:
+        if error.status == 401 or error.code in {"scope", "forbidden", "install_erased"}:
             return self._ended("rejected", EXIT_CREDENTIAL, error.code, error.detail)
         if error.code == "batch_mismatch" and not self.mismatches:
             self.mismatches += 1

@@ -27,7 +27,10 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
     task_default_queue=QUEUE_DEFAULT,
-    task_routes={"telemetry.rollup.*": {"queue": QUEUE_ROLLUP}},
+    task_routes={
+        "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
+        "telemetry.insight.*": {"queue": QUEUE_ROLLUP},
+    },
     task_ignore_result=True,
     task_acks_late=True,
     worker_prefetch_multiplier=1,
@@ -52,8 +55,23 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "go-on-erasing": {
+            "task": "telemetry.store.tasks.go_on_erasing",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
         "drain-spool": {
             "task": "telemetry.ingest.tasks.drain_spool",
+            "schedule": 5.0,
+            "options": {"expires": 5},
+        },
+        "run-quarantine-jobs": {
+            "task": "telemetry.ingest.tasks.run_quarantine_jobs",
+            "schedule": 10.0,
+            "options": {"expires": 10},
+        },
+        "keep-boards": {
+            "task": "telemetry.insight.tasks.keep_boards",
             "schedule": 5.0,
             "options": {"expires": 5},
         },
@@ -65,7 +83,9 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
+app.autodiscover_tasks(
+    ["telemetry.ingest", "telemetry.insight", "telemetry.rollup", "telemetry.store"]
+)
 
 
 @setup_logging.connect

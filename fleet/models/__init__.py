@@ -11,6 +11,7 @@ from fleet.models.credential import (
     InstallCredential,
     RequestStatus,
 )
+from fleet.models.erasure import ErasedCredential, Erasure
 from fleet.models.fleet import Fleet, ProcessBeat
 from fleet.models.group import InstallGroup
 from fleet.models.install import Install, InstallQuerySet, InstallStatus, SyncState
@@ -32,6 +33,8 @@ __all__ = [
     "CheckInRecord",
     "EnrollmentRequest",
     "EnrollmentToken",
+    "ErasedCredential",
+    "Erasure",
     "Fleet",
     "Install",
     "InstallBundle",

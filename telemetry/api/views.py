@@ -22,7 +22,7 @@ from fleet.policy.serve import served_etag
 from telemetry.api.limits import Meter, rows_in
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
-from telemetry.ingest.gate import count_refusal, is_open
+from telemetry.ingest.gate import count_refusal, plane_is_open, scrubs_pii
 from telemetry.ingest.headers import PushHeaders, read_headers
 from telemetry.ingest.receive import BatchHeader, is_known, receive_batch
 from telemetry.models.rollups import NO_GROUP
@@ -82,7 +82,8 @@ def _take_rows(meter: Meter, header: BatchHeader, body: Body) -> None:
 
 
 def _check_plane(install: Install, headers: PushHeaders) -> None:
-    if not is_open(headers.plane, consent=headers.consent, bound=mandatory_values(install)):
+    bound = mandatory_values(install)
+    if not plane_is_open(install, headers.plane, consent=headers.consent, bound=bound):
         count_refusal(install.pk, headers.plane)
         raise IngestError("plane_closed", f"the {headers.plane} plane is closed for this install")
 
@@ -110,4 +111,5 @@ def _batch_header(install: Install, request: Request, headers: PushHeaders) -> B
         last_seq=headers.last_seq,
         policy_etag=served_etag(install, moment=now()),
         group_id=install.group_id or NO_GROUP,
+        content_pii=headers.plane != "trajectories" or scrubs_pii(install),
     )

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
 from agent_client.contract.tables import BY_NAME, RUNS
+from fleet.enroll.erasure import erasure_lock
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
-from fleet.lib.sql import limit_lock_waits
+from fleet.lib.sql import limit_lock_waits, transaction_lock
 from fleet.models import Install
+from telemetry.ingest.content import judge_content
 from telemetry.ingest.decode import Body, IngestError, split_lines
+from telemetry.ingest.gate import refuse_erased
 from telemetry.ingest.otlp_settle import settle_traces
 from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.ingest.scrub import Scrubbed, scrub_rows, scrub_summaries, scrub_text
@@ -35,6 +38,7 @@ from telemetry.ingest.valve import Ways, pass_batch, patience_ms
 from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
 from telemetry.models.events import MODEL_OF
 from telemetry.models.rollups import NO_GROUP
+from telemetry.store.content import store_content
 from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
 from telemetry.store.locks import install_transaction
 from telemetry.store.partitions import Partition, ensure_partitions
@@ -64,6 +68,7 @@ class BatchHeader:
     last_seq: int | None = None
     policy_etag: str = ""
     group_id: int = NO_GROUP
+    content_pii: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +127,12 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     if known is not None:
         return known
     received_at = now()
-    verdicts = judge(_bounds_at(received_at))
+    verdicts = judge(bounds_at(received_at))
     scrubbed = _scrubbed(verdicts)
     quarantined = [quarantined_text(line) for line in verdicts.refused[:MAX_QUARANTINED]]
     judged = _Judged(header, body, verdicts, scrubbed, quarantined, received_at)
-    if header.source not in _THROUGH_THE_VALVE:
+    # Content is never at rest outside of its own tables: without room it waits on the agent.
+    if header.source not in _THROUGH_THE_VALVE or scrubbed.content:
         return _store_now(judged)
     ways = Ways(lambda: _store_now(judged), lambda: _spool(judged), row_count=verdicts.received)
     return pass_batch(ways)
@@ -136,7 +142,10 @@ def _store_now(judged: _Judged) -> Outcome:
     """Steps 3 and 4 of ``receive_judged``."""
     header, body = judged.header, judged.body
     hours = prepare_hours(judged.scrubbed.rows, judged.scrubbed.traces)
+    if judged.scrubbed.content:
+        ensure_partitions(judged.scrubbed.content.partitions())
     with install_transaction(header.install_id, patience_ms=patience_ms()):
+        refuse_erased(header.install_id)
         known = _replay_of(header, body)  # a twin may have committed while we waited
         if known is not None:
             return known
@@ -167,7 +176,8 @@ def _spool(judged: _Judged) -> Outcome:
         traces=judged.scrubbed.traces,
     )
     try:
-        with transaction.atomic():
+        with transaction_lock(erasure_lock(batch.install_id)):
+            refuse_erased(batch.install_id)
             limit_lock_waits(settings.FLEET_VALVE_SLOW_MS)
             batch.save(force_insert=True)
             put(batch, payload, judged.header.group_id)
@@ -235,15 +245,26 @@ def is_known(header: BatchHeader) -> bool:
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
-    """The verdict on each line."""
-    lines = split_lines(body.data)
+    """The verdict on each line of a body."""
+    return judge_numbered(header, split_lines(body.data), bounds)
+
+
+def judge_numbered(
+    header: BatchHeader, lines: Sequence[tuple[int, bytes]], bounds: TimeBounds
+) -> Verdicts:
+    """The verdict on each numbered line, by the rules of its plane."""
     if header.plane == "aggregate":
         return judge_summaries(lines, bounds, install_id=header.install_id)
+    if header.plane == "trajectories":
+        return judge_content(lines, bounds, pii=header.content_pii)
     return validate_lines(lines, bounds, plane=header.plane)
 
 
 def _scrubbed(verdicts: Verdicts) -> Scrubbed:
     """What may be stored of the accepted."""
+    if verdicts.content:
+        content = verdicts.content
+        return Scrubbed({}, content.hit_count, content=content)
     if verdicts.summaries:
         return scrub_summaries(verdicts.summaries)
     return scrub_rows(verdicts.rows, verdicts.traces)
@@ -255,6 +276,7 @@ def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
     ).first()
     if known is None:
         return None
+    refuse_erased(header.install_id)
     if known.content_sha256 != body.content_sha256 or known.plane != header.plane:
         raise IngestError("batch_mismatch", "the batch id was used for other content")
     return Outcome(_ordered(known.receipt), is_replay=True)
@@ -267,7 +289,8 @@ def _ordered(receipt: Mapping[str, object]) -> dict[str, object]:
     return ordered
 
 
-def _bounds_at(moment: datetime) -> TimeBounds:
+def bounds_at(moment: datetime) -> TimeBounds:
+    """The times that are accepted at a moment."""
     return TimeBounds(
         oldest_ns=datetime_to_ns(accepted_from(moment)),
         newest_ns=datetime_to_ns(moment + timedelta(seconds=wire.MAX_FUTURE_S)),
@@ -316,6 +339,8 @@ def keep_beside(
 
 
 def _note_push(header: BatchHeader, received_at: datetime) -> None:
+    if header.source == IngestBatch.Source.REPLAY:  # the install has no part in it
+        return
     Install.objects.filter(pk=header.install_id).update(
         last_push_at=received_at, **_consent_of(header)
     )
@@ -329,6 +354,8 @@ def _consent_of(header: BatchHeader) -> dict[str, str]:
 
 
 def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
+    if scrubbed.content:
+        return _Loaded(*store_content(scrubbed.content, stamp))
     if scrubbed.summaries:
         return _Loaded(*store_summaries(scrubbed.summaries, stamp))
     inserted = merged = duplicate = 0

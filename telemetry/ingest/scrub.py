@@ -16,6 +16,7 @@ from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
 from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
+from telemetry.store.content import Content
 from telemetry.store.copy import Row
 from telemetry.store.summaries import Summary
 
@@ -45,6 +46,7 @@ class Scrubbed:
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
     traces: dict[str, TraceFacts] = field(default_factory=dict)
+    content: Content | None = None
     ruleset: str = str(RULESET_VERSION)
 
 
@@ -131,6 +133,11 @@ def scrub_text(text: str) -> str:
     if scrubbed == text:
         _remember(text)
     return scrubbed
+
+
+def scrub_id(text: str) -> str:
+    """An id with every secret replaced; ids of the usual forms are known by them."""
+    return _changes({text}, is_id=True).get(text, text)
 
 
 def _changes(values: set[object], *, is_id: bool) -> dict[str, str]:

@@ -86,7 +86,8 @@ def unpack(data: bytes) -> Payload:
 def quarantined_text(refused: Refused) -> QuarantinedText:
     """A refused line, scrubbed. It can be replayed when nothing of it was cut or changed."""
     text = scrub_raw(refused.raw)
-    is_whole = text.encode("utf-8", errors="surrogatepass") == refused.raw
+    # Of content nothing was kept, so there is nothing to replay.
+    is_whole = bool(refused.raw) and text.encode("utf-8", errors="surrogatepass") == refused.raw
     return QuarantinedText(refused.line, refused.code, refused.detail, text, is_whole)
 
 

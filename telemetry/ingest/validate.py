@@ -21,6 +21,7 @@ from agent_client.contract import tables, wire
 from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import Column, Table
 from telemetry.ingest.otlp_traces import TraceFacts
+from telemetry.store.content import Content
 from telemetry.store.copy import Row, Value
 from telemetry.store.summaries import Summary
 
@@ -34,7 +35,9 @@ KINDS_OF_PLANE: Final[Mapping[str, Mapping[str, Table]]] = {
 }
 """The tables whose rows a plane may carry: one that comes in under another plane's consent is
 refused. The aggregate plane's records are no rows of a table: see ``summaries``."""
-_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+"""A string, or the rest of the line: were its end asked for, each of a million escaped quotes in a
+string that never ends would be looked at to the end of the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,14 @@ class Refused:
 class Verdicts:
     """received = number of all rows, summaries and traces + number of refused."""
 
+    """received = number of all rows, summaries and items of content + number of refused."""
+
     received: int
     rows: dict[str, list[Row]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
     traces: dict[str, TraceFacts] = field(default_factory=dict)
+    content: Content | None = None
 
 
 class LineFault(Exception):
@@ -261,7 +267,7 @@ def read_record(line: bytes, line_bytes: int = wire.MAX_LINE_BYTES) -> dict[str,
 
 
 def _depth_of(line: bytes) -> int:
-    """How deep brackets nest outside of strings; exact for JSON, harmless for anything else."""
+    """How deep brackets nest outside of strings, no further than to the limit; exact for JSON."""
     if line.count(b"{") + line.count(b"[") <= wire.MAX_DEPTH:
         return 0
     depth = deepest = 0
@@ -269,6 +275,8 @@ def _depth_of(line: bytes) -> int:
         if byte in b"{[":
             depth += 1
             deepest = max(deepest, depth)
+            if deepest > wire.MAX_DEPTH:
+                break
         elif byte in b"}]":
             depth -= 1
     return deepest

@@ -19,12 +19,14 @@ from psycopg import sql
 
 from fleet.lib.clock import now
 from fleet.lib.sql import transaction_lock
+from telemetry.models.content import CONTENT_MODELS
 from telemetry.models.events import EVENT_MODELS
 
 AHEAD_DAYS: Final = 7
 """Days made ahead: a week of a dead beat costs ingest nothing but a little DDL of its own."""
 LOCK_NAME: Final = "telemetry-partitions"
-PARENTS: Final = tuple(model.table_name() for model in EVENT_MODELS)
+CONTENT_PARENTS: Final = tuple(model._meta.db_table for model in CONTENT_MODELS)
+PARENTS: Final = (*(model.table_name() for model in EVENT_MODELS), *CONTENT_PARENTS)
 _NAME: Final = re.compile(r"(?P<parent>[a-z_]+)_(?P<day>\d{8})")
 
 
@@ -64,20 +66,28 @@ def plan_partitions(
     existing: AbstractSet[Partition],
     keep_from: date,
     unfinished: AbstractSet[date],
+    content_keep_from: date | None = None,
     ahead_days: int = AHEAD_DAYS,
 ) -> Plan:
     """The plan of a day; pure.
 
     Shape: creates yesterday (late pushes) to ``ahead_days`` ahead; drops what is older than
-    ``keep_from``, but for the ``unfinished`` days, which are held.
+    ``keep_from``, but for the ``unfinished`` days, which are held. Content has an end of its own,
+    and nothing is summed up from it that could hold it longer.
     """
+
+    def is_kept(partition: Partition) -> bool:
+        is_content = partition.parent in CONTENT_PARENTS
+        return partition.day >= ((is_content and content_keep_from) or keep_from)
+
     days = [today + timedelta(days=offset) for offset in range(-1, ahead_days + 1)]
-    wanted = {Partition(day, parent) for day in days for parent in PARENTS if day >= keep_from}
-    old = sorted(partition for partition in existing if partition.day < keep_from)
+    wanted = {part for day in days for parent in PARENTS if is_kept(part := Partition(day, parent))}
+    old = sorted(partition for partition in existing if not is_kept(partition))
+    held = [part for part in old if part.day in unfinished and part.parent not in CONTENT_PARENTS]
     return Plan(
         create=tuple(sorted(wanted - existing)),
-        drop=tuple(partition for partition in old if partition.day not in unfinished),
-        held=tuple(partition for partition in old if partition.day in unfinished),
+        drop=tuple(partition for partition in old if partition not in held),
+        held=tuple(held),
     )
 
 

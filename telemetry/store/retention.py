@@ -13,6 +13,8 @@ from fleet.lib.clock import now
 from telemetry.models import (
     EVENT_MODELS,
     AggregateRecord,
+    ContentMessage,
+    ContentSession,
     FillState,
     QuarantinedLine,
     TouchedHour,
@@ -45,6 +47,17 @@ def accepted_from(moment: datetime) -> datetime:
     return moment - timedelta(days=settings.FLEET_RETENTION_DAYS)
 
 
+def content_accepted_from(moment: datetime) -> datetime:
+    """The oldest time of content that ingest accepts: its own retention, never the longer one."""
+    days = min(settings.FLEET_CONTENT_RETENTION_DAYS, settings.FLEET_RETENTION_DAYS)
+    return moment - timedelta(days=days)
+
+
+def content_keep_from(moment: datetime) -> date:
+    """The oldest day of content that is kept at a moment."""
+    return (content_accepted_from(moment) - GRACE).astimezone(UTC).date()
+
+
 def keep_from(moment: datetime) -> date:
     """The oldest day that is kept whole at a moment."""
     return (accepted_from(moment) - GRACE).astimezone(UTC).date()
@@ -67,6 +80,7 @@ def current_plan() -> Plan:
         existing=existing_partitions(),
         keep_from=keep_from(moment),
         unfinished=unfinished_days(),
+        content_keep_from=content_keep_from(moment),
     )
 
 
@@ -77,7 +91,8 @@ def maintain() -> Maintained:
     dropped = 0
     for day in sorted({partition.day for partition in plan.drop}):
         with transaction.atomic():
-            _expire_hours(day, day + timedelta(days=1))
+            if day < keep_from(now()):  # else it is a day of content, whose rows make no cells
+                _expire_hours(day, day + timedelta(days=1))
             dropped += drop_partitions(part for part in plan.drop if part.day == day)
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
@@ -89,8 +104,12 @@ def maintain() -> Maintained:
 
 def _delete_expired_rows() -> int:
     """SQLite's twin: rows before the oldest day that is kept or unfinished."""
-    before = min([keep_from(now()), *unfinished_days()])
+    moment = now()
+    before = min([keep_from(moment), *unfinished_days()])
+    content_before = _midnight(content_keep_from(moment))
     with transaction.atomic():
+        ContentMessage.objects.filter(start_at__lt=content_before).delete()
+        ContentSession.objects.filter(start_at__lt=content_before).delete()
         _expire_hours(date(1970, 1, 1), before)
         return sum(
             model.objects.filter(start_at__lt=_midnight(before)).delete()[0]

@@ -12,9 +12,9 @@ from fleet.lib.clock import now
 from fleet.models import Install, InstallGroup
 from telemetry.ingest.receive import BatchHeader, receive_batch
 from telemetry.models import IngestBatch
-from telemetry.rollup.fill import fill_pending
 from tests import builders
 from tests.telemetry import builders as rows
+from tests.telemetry.cells import fill_cells
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -43,8 +43,7 @@ def seed() -> Seeded:
     installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
     push_runs(installs[0].pk)
     push_summaries(installs[0].pk)
-    while fill_pending():
-        pass
+    fill_cells()
     builders.make_pin("telemetry.retention_days", 30, is_locked=True)
     builders.make_pin("model.default", SCRIPT, group=group)
     revision = builders.publish(IMAGE)
@@ -124,6 +123,11 @@ def pages(seeded: Seeded) -> dict[str, str]:
         "revisions": "/fleet/policyrevision/",
         "revision": f"/fleet/policyrevision/{seeded.revision_pk}/change/",
         "sync": "/sync/",
+        "models and cost": "/insights/models/",
+        "tools": "/insights/tools/?range=30d",
+        "errors": "/insights/errors/?range=24h",
+        "versions": f"/insights/versions/?group={seeded.group_id}&entrypoint={quote(SCRIPT)}",
+        "active installs": "/insights/installs/",
         "runs": "/runs/",
         "run": f"/runs/{seeded.install_id}/?run={quote(seeded.run_id)}",
         "batches": "/telemetry/ingestbatch/",

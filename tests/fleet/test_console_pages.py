@@ -21,8 +21,10 @@ LISTS = (
     "/fleet/pin/",
     "/fleet/policyrevision/",
     "/fleet/changerecord/",
+    "/fleet/erasure/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/quarantinejob/",
     "/telemetry/spooledbatch/",
     "/telemetry/aggregaterecord/",
 )

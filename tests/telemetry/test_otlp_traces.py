@@ -13,6 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from fleet.lib.clock import datetime_to_ns, now
 from telemetry.ingest.otlp_traces import TraceFacts, is_same, merged, run_row, said_from_json
 from telemetry.models import (
+    NEW_CELL_MODELS,
     ErrorEvent,
     IngestBatch,
     ModelCall,
@@ -22,9 +23,11 @@ from telemetry.models import (
     ToolCall,
     TouchedHour,
 )
+from telemetry.rollup.fold import fold_touched
 from telemetry.store import retention, traces
 from tests.telemetry import otlp_builders as otlp
 from tests.telemetry.builders import S, recent_ns
+from tests.telemetry.recount import counted, stored
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
 NS_PER_HOUR = 3600 * S
@@ -45,7 +48,8 @@ def trace(begin_ns: int) -> list[Span]:
         end_ns=begin_ns + 9 * S,
     )
     agent = otlp.agent(parent_id="aa" * 8, start_ns=begin_ns + S, end_ns=begin_ns + 8 * S)
-    failed = otlp.tool(is_error=True, start_ns=begin_ns + 6 * S, end_ns=begin_ns + 7 * S)
+    # In the next hour, where the run is as long as nothing earlier has come.
+    failed = otlp.tool(is_error=True, start_ns=begin_ns + 3600 * S, end_ns=begin_ns + 3601 * S)
     return [*calls, failed, agent, web]
 
 
@@ -57,8 +61,10 @@ def stored_run() -> dict[str, object]:
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_any_cut_order_and_repetition_of_a_trace_gives_the_same_run(seed: int) -> None:
+def test_any_cut_order_and_repetition_of_a_trace_gives_the_same_run_and_sums(seed: int) -> None:
     for model in (Run, ModelCall, ToolCall, ErrorEvent, OtlpTrace, IngestBatch):
+        model._default_manager.all().delete()
+    for model in (*NEW_CELL_MODELS, ReplacedRun, TouchedHour):
         model._default_manager.all().delete()
     spans, rng = trace(recent_ns(2 * 3600)), random.Random(seed)
     sent = [*spans, *rng.sample(spans, rng.randint(0, len(spans)))]
@@ -67,6 +73,10 @@ def test_any_cut_order_and_repetition_of_a_trace_gives_the_same_run(seed: int) -
         size = rng.randint(1, len(sent))
         otlp.push(*sent[:size])
         sent = sent[size:]
+        if rng.random() < 0.4:
+            fold_touched()
+    fold_touched()
+    assert stored() == counted() != {}
     run = stored_run()
     begin_ns = run["start_ns"]
     assert isinstance(begin_ns, int)

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("telemetry", "0005_valve"),
+        ("telemetry", "0008_insight"),
     ]
 
     operations = [
