@@ -14,8 +14,11 @@ class TelemetryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks and the console panels."""
+        """Register the system checks, the console panels, and what follows a fill."""
         from telemetry import checks
+        from telemetry.insight.boards import keep_boards
+        from telemetry.rollup.hooks import register_after_fill
 
         checks.register_checks()
+        register_after_fill(keep_boards)
         autodiscover_modules("pages.panels")
