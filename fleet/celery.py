@@ -27,10 +27,7 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
     task_default_queue=QUEUE_DEFAULT,
-    task_routes={
-        "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
-        "telemetry.insight.*": {"queue": QUEUE_ROLLUP},
-    },
+    task_routes={"telemetry.rollup.*": {"queue": QUEUE_ROLLUP}},
     task_ignore_result=True,
     task_acks_late=True,
     worker_prefetch_multiplier=1,
@@ -70,11 +67,6 @@ app.conf.update(
             "schedule": 10.0,
             "options": {"expires": 10},
         },
-        "keep-boards": {
-            "task": "telemetry.insight.tasks.keep_boards",
-            "schedule": 5.0,
-            "options": {"expires": 5},
-        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -83,9 +75,7 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(
-    ["telemetry.ingest", "telemetry.insight", "telemetry.rollup", "telemetry.store"]
-)
+app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
 
 
 @setup_logging.connect

@@ -12,9 +12,9 @@ from fleet.lib.clock import now
 from fleet.models import Install, InstallGroup
 from telemetry.ingest.receive import BatchHeader, receive_batch
 from telemetry.models import IngestBatch
+from telemetry.rollup.fill import fill_pending
 from tests import builders
 from tests.telemetry import builders as rows
-from tests.telemetry.cells import fill_cells
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -43,7 +43,7 @@ def seed() -> Seeded:
     installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
     push_runs(installs[0].pk)
     push_summaries(installs[0].pk)
-    fill_cells()
+    fill_pending()
     builders.make_pin("telemetry.retention_days", 30, is_locked=True)
     builders.make_pin("model.default", SCRIPT, group=group)
     revision = builders.publish(IMAGE)
