@@ -28,7 +28,7 @@ MAX_LINES_SHOWN = 200
 def install_link(install_id: object) -> SafeString:
     """The way to an install's page, by the first part of its id."""
     return format_html(
-        '<a class="hf-link hf-mono" href="{}" title="{}">{}</a>',
+        '<a class="hf-link hf-mono hf-nowrap" href="{}" title="{}">{}</a>',
         reverse("admin:fleet_install_change", args=(install_id,)),
         install_id,
         str(install_id)[:8],

@@ -140,7 +140,7 @@ class ReplayableFilter(_ChoiceFilter):
 class QuarantinedLineAdmin(FactAdmin):
     """Lines that were refused: why, and their first 4 KiB, scrubbed."""
 
-    list_display = ("received", "install", "why", "detail", "excerpt", "whole")
+    list_display = ("received", "install", "why", "column", "excerpt", "whole")
     list_display_links = ("received",)
     list_select_related = False
     list_filter = (CodeFilter, ColumnFilter, InstallFilter, DayFilter, ReplayableFilter)
@@ -203,6 +203,11 @@ class QuarantinedLineAdmin(FactAdmin):
     def why(self, item: QuarantinedLine) -> SafeString:
         """The code in words."""
         return label(words(item.code), "warn")
+
+    @admin.display(description=gettext_lazy("Column"), ordering="detail")
+    def column(self, item: QuarantinedLine) -> SafeString:
+        """Where the fault is."""
+        return format_html('<span class="hf-mono">{}</span>', item.detail or "–")
 
     @admin.display(description=gettext_lazy("Line, scrubbed"))
     def excerpt(self, item: QuarantinedLine) -> SafeString:
