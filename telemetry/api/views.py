@@ -19,6 +19,7 @@ from fleet.lib.clock import now
 from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from fleet.policy.serve import served_etag
+from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, read_body
 from telemetry.ingest.gate import count_refusal, is_open
@@ -49,8 +50,9 @@ class BatchView(APIView):
 
     @extend_schema(
         operation_id="push_batch",
+        parameters=PUSH_HEADERS,
         request={wire.MEDIA_NDJSON: OpenApiTypes.BINARY},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: RECEIPT},
     )
     def post(self, request: Request) -> Response:
         """Answer with the receipt."""
