@@ -19,6 +19,7 @@ from telemetry.models import (
     QuarantinedLine,
     TouchedHour,
 )
+from telemetry.store.bounds import prune_books
 from telemetry.store.partitions import (
     Plan,
     create_partitions,
@@ -96,6 +97,7 @@ def maintain() -> Maintained:
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
     AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
+    deleted += prune_books(unfinished_days())
     held = tuple(sorted({partition.day for partition in plan.held}))
     return Maintained(created, dropped, deleted, held)
 
