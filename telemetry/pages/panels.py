@@ -29,6 +29,7 @@ from telemetry.models import (
 from telemetry.pages import content_panel, erase
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
+from telemetry.store.clocks import significant_skews
 
 MAX_TOOL_ROWS: Final = 10
 MAX_ERROR_ROWS: Final = 8
@@ -237,6 +238,7 @@ registry.register_install_panel(
     )
 )
 registry.register_run_counts(run_counts)
+registry.register_clock_skews(significant_skews)
 registry.register_page(Page("runs/", "insight-runs", runs_page, _SEES_RUNS))
 registry.register_page(Page("runs/<uuid:install_id>/", "insight-run", run_page, _SEES_RUNS))
 content_panel.register()
