@@ -24,7 +24,7 @@ from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
 from telemetry.ingest.gate import count_refusal, plane_is_open, scrubs_pii
-from telemetry.ingest.headers import PushHeaders, read_headers
+from telemetry.ingest.headers import PushHeaders, date_skew_ms, read_headers
 from telemetry.ingest.receive import BatchHeader, is_known, receive_batch
 from telemetry.models.rollups import NO_GROUP
 
@@ -113,5 +113,6 @@ def _batch_header(install: Install, request: Request, headers: PushHeaders) -> B
         last_seq=headers.last_seq,
         policy_etag=served_etag(install, moment=now()),
         group_id=install.group_id or NO_GROUP,
+        clock_skew_ms=date_skew_ms(request.headers.get("Date", "")),
         content_pii=headers.plane != "trajectories" or scrubs_pii(install),
     )

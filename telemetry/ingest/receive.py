@@ -67,6 +67,7 @@ class BatchHeader:
     policy_etag: str = ""
     group_id: int = NO_GROUP
     content_pii: bool = True
+    clock_skew_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,7 +425,9 @@ def _ledger_row(judged: _Judged, loaded: _Loaded, *, is_spooled: bool = False) -
         losses={scrub_text(reason): count for reason, count in header.losses.items()},
         first_seq=header.first_seq,
         last_seq=header.last_seq,
-        clock_skew_ms=clock_skew_ms(header.batch_id),
+        clock_skew_ms=clock_skew_ms(header.batch_id)
+        if header.clock_skew_ms is None
+        else header.clock_skew_ms,
         received_at=judged.received_at,
     )
 

@@ -19,6 +19,7 @@ from telemetry.models import (
     QuarantinedLine,
     TouchedHour,
 )
+from telemetry.store.bounds import prune_books
 from telemetry.store.partitions import (
     Plan,
     create_partitions,
@@ -98,6 +99,7 @@ def maintain() -> Maintained:
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
     forget_traces(now())
     AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
+    deleted += prune_books(unfinished_days())
     held = tuple(sorted({partition.day for partition in plan.held}))
     return Maintained(created, dropped, deleted, held)
 
