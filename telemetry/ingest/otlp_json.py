@@ -16,7 +16,7 @@ from typing import Final
 
 from agent_client.contract import wire
 from telemetry.ingest.decode import IngestError
-from telemetry.ingest.otlp_names import HERMES_EVENT, KNOWN, RESOURCE_NAMES, is_known
+from telemetry.ingest.otlp_names import HERMES_ATTRIBUTES, HERMES_EVENT, KNOWN, RESOURCE_NAMES
 from telemetry.ingest.otlp_spans import (
     MAX_ATTRIBUTES,
     MAX_EVENTS,
@@ -76,7 +76,7 @@ def _resource(raw: bytes) -> Mapping[str, Attribute]:
         return {}
     try:
         resource = read_record(raw, MAX_SPAN_BYTES)
-        return dict(_known(resource.get("attributes"), RESOURCE_NAMES))
+        return _known(resource.get("attributes"), RESOURCE_NAMES)
     except LineFault as fault:
         raise IngestError("malformed_body", f"a resource: {fault.code}") from None
 
@@ -93,7 +93,7 @@ def _take(raw: bytes, resource: Mapping[str, Attribute], decoded: Decoded) -> No
 
 def _span(record: Mapping[str, object], number: int, resource: Mapping[str, Attribute]) -> OtlpSpan:
     """A span. Errors: LineFault wrong_type, invalid_value, out_of_range, invalid_text."""
-    attributes = dict(_known(record.get("attributes"), KNOWN))
+    attributes = _known(record.get("attributes"), KNOWN)
     status = record.get("status") or {}
     if not isinstance(status, dict):
         raise LineFault("wrong_type", "status")
@@ -156,23 +156,26 @@ def _events(value: object) -> Iterator[SpanEvent]:
             raise LineFault("wrong_type", "events")
         name = _text(event.get("name") or "", "events")
         time_ns = _whole(event.get("timeUnixNano"), "events")
-        yield SpanEvent(name, time_ns, dict(_known(event.get("attributes"), KNOWN)))
+        yield SpanEvent(name, time_ns, _known(event.get("attributes"), KNOWN))
 
 
-def _known(value: object, names: frozenset[str]) -> Iterator[tuple[str, Attribute]]:
+def _known(value: object, names: Mapping[str, str]) -> dict[str, Attribute]:
+    """The attributes that are read, under the newest of their names."""
     if not isinstance(value, list | None):
         raise LineFault("wrong_type", "attributes")
-    pairs = value or []
+    pairs, found = value or [], dict[str, Attribute]()
     if len(pairs) > MAX_ATTRIBUTES:
         raise LineFault("out_of_range", "attributes")
     for pair in pairs:
         name = pair.get("key") if isinstance(pair, dict) else None
         if not isinstance(name, str):
             raise LineFault("wrong_type", "attributes")
-        if name in names or (names is KNOWN and is_known(name)):
-            found = _value(pair.get("value"), name)
-            if found is not None:
-                yield _text(name, "attributes"), found
+        kept = names.get(name) or (name if name.startswith(HERMES_ATTRIBUTES) else None)
+        if kept is not None and (kept not in found or kept == name):  # the newest name wins
+            said = _value(pair.get("value"), name)
+            if said is not None:
+                found[_text(kept, "attributes")] = said
+    return found
 
 
 def _value(value: object, name: str) -> Attribute | None:

@@ -304,8 +304,8 @@ def _span(span: OtlpSpan, kind: str) -> Row:
     attributes = span.attributes
     kept = {
         short: value[: tables.NAME_MAX_CHARS] if isinstance(value, str) else value
-        for name, short in names.SPAN_ATTRIBUTES.items()
-        if (value := attributes.get(name)) is not None and is_finite(value)
+        for name, value in attributes.items()
+        if (short := names.SPAN_ATTRIBUTES.get(name)) is not None and is_finite(value)
     }
     agent = name_of(attributes, names.AGENT_NAME) if kind == "subagent" else None
     otel_kind = _KINDS[span.kind] if 0 <= span.kind < len(_KINDS) else "span"

@@ -29,53 +29,56 @@ OPERATION_OF_WORD: Final = {
     "workflow": "invoke_workflow",
 }
 
-# Each fact with the attributes it may stand in, the newest name first.
-PROVIDER: Final = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
-REQUEST_MODEL: Final = ("gen_ai.request.model", "llm.model_name", "embedding.model_name")
-RESPONSE_MODEL: Final = ("gen_ai.response.model",)
-INPUT: Final = (
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.prompt_tokens",
-    "llm.token_count.prompt",
-)
-OUTPUT: Final = (
-    "gen_ai.usage.output_tokens",
-    "gen_ai.usage.completion_tokens",
-    "llm.token_count.completion",
-)
-CACHE_READ: Final = (
-    "gen_ai.usage.cache_read.input_tokens",
-    "gen_ai.usage.cache_read_input_tokens",
-    "llm.token_count.prompt_details.cache_read",
-)
-CACHE_WRITE: Final = (
-    "gen_ai.usage.cache_write.input_tokens",
-    "gen_ai.usage.cache_creation.input_tokens",
-    "gen_ai.usage.cache_creation_input_tokens",
-    "llm.token_count.prompt_details.cache_write",
-)
-REASONING: Final = (
-    "gen_ai.usage.reasoning.output_tokens",
-    "gen_ai.usage.reasoning_tokens",
-    "llm.token_count.completion_details.reasoning",
-)
-FIRST_CHUNK: Final = ("gen_ai.response.time_to_first_chunk",)
-FINISH: Final = ("gen_ai.response.finish_reasons",)
-RESPONSE_ID: Final = ("gen_ai.response.id",)
-SERVER: Final = ("server.address",)
-PORT: Final = ("server.port",)
-HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
-ERROR_TYPE: Final = ("error.type",)
-TOOL_NAME: Final = ("gen_ai.tool.name", "tool.name", "traceloop.entity.name")
-TOOL_TYPE: Final = ("gen_ai.tool.type",)
-TOOL_CALL_ID: Final = ("gen_ai.tool.call.id",)
-AGENT_NAME: Final = ("gen_ai.agent.name", "agent.name", "gen_ai.workflow.name")
-AGENT_VERSION: Final = ("gen_ai.agent.version",)
-CONVERSATION: Final = ("gen_ai.conversation.id", "session.id")
+# The facts that are read, by the newest of their names.
+PROVIDER: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+RESPONSE_MODEL: Final = "gen_ai.response.model"
+INPUT: Final = "gen_ai.usage.input_tokens"
+OUTPUT: Final = "gen_ai.usage.output_tokens"
+CACHE_READ: Final = "gen_ai.usage.cache_read.input_tokens"
+CACHE_WRITE: Final = "gen_ai.usage.cache_write.input_tokens"
+REASONING: Final = "gen_ai.usage.reasoning.output_tokens"
+FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
+FINISH: Final = "gen_ai.response.finish_reasons"
+RESPONSE_ID: Final = "gen_ai.response.id"
+SERVER: Final = "server.address"
+PORT: Final = "server.port"
+HTTP_STATUS: Final = "http.response.status_code"
+ERROR_TYPE: Final = "error.type"
+TOOL_NAME: Final = "gen_ai.tool.name"
+TOOL_TYPE: Final = "gen_ai.tool.type"
+TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
+AGENT_NAME: Final = "gen_ai.agent.name"
+AGENT_VERSION: Final = "gen_ai.agent.version"
+CONVERSATION: Final = "gen_ai.conversation.id"
+OLDER: Final = {
+    PROVIDER: ("gen_ai.system", "llm.provider", "llm.system"),
+    REQUEST_MODEL: ("llm.model_name", "embedding.model_name"),
+    INPUT: ("gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+    OUTPUT: ("gen_ai.usage.completion_tokens", "llm.token_count.completion"),
+    CACHE_READ: (
+        "gen_ai.usage.cache_read_input_tokens",
+        "llm.token_count.prompt_details.cache_read",
+    ),
+    CACHE_WRITE: (
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "llm.token_count.prompt_details.cache_write",
+    ),
+    REASONING: (
+        "gen_ai.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+    ),
+    HTTP_STATUS: ("http.status_code",),
+    TOOL_NAME: ("tool.name", "traceloop.entity.name"),
+    AGENT_NAME: ("agent.name", "gen_ai.workflow.name"),
+    CONVERSATION: ("session.id",),
+}
+"""The names that the same facts have, or had, elsewhere."""
 
 SERVICE_NAME: Final = "service.name"
 SERVICE_VERSION: Final = "service.version"
-RESOURCE_NAMES: Final = frozenset({SERVICE_NAME, SERVICE_VERSION})
+RESOURCE_NAMES: Final = {SERVICE_NAME: SERVICE_NAME, SERVICE_VERSION: SERVICE_VERSION}
 
 PROVIDERS: Final = {
     "aws.bedrock": "bedrock",
@@ -116,44 +119,21 @@ HERMES_ATTRIBUTES: Final = "hermes.attrs."
 HERMES_SEQ: Final = "hermes.seq"
 """The agent's row counter, by which the later of two copies of a run is known."""
 
-_FACTS: Final = (
-    PROVIDER,
-    REQUEST_MODEL,
-    RESPONSE_MODEL,
-    INPUT,
-    OUTPUT,
-    CACHE_READ,
-    CACHE_WRITE,
-    REASONING,
-    FIRST_CHUNK,
-    FINISH,
-    RESPONSE_ID,
-    SERVER,
-    PORT,
-    HTTP_STATUS,
-    ERROR_TYPE,
-    TOOL_NAME,
-    TOOL_TYPE,
-    TOOL_CALL_ID,
-    AGENT_NAME,
-    AGENT_VERSION,
-    CONVERSATION,
-    KIND_WORDS,
-)
-KNOWN: Final = frozenset(
-    {
-        OPERATION,
-        HERMES_EVENT,
-        HERMES_SEQ,
-        *(name for fact in _FACTS for name in fact),
-        *SPAN_ATTRIBUTES,
-        *(f"{HERMES}{column.name}" for table in EVENT_TABLES for column in table.columns),
-    }
-)
-"""The closed list of span attributes that are read at all. Messages, arguments, results and
-instructions are not on it: a decoder drops them before anything else sees the span."""
-
-
-def is_known(name: str) -> bool:
-    """Whether an attribute of a span is read."""
-    return name in KNOWN or name.startswith(HERMES_ATTRIBUTES)
+KNOWN: Final = {
+    **{
+        name: name
+        for name in (
+            *(OPERATION, HERMES_EVENT, HERMES_SEQ, *KIND_WORDS),
+            *(PROVIDER, REQUEST_MODEL, RESPONSE_MODEL, RESPONSE_ID, FINISH, FIRST_CHUNK),
+            *(INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, REASONING),
+            *(SERVER, PORT, HTTP_STATUS, ERROR_TYPE),
+            *(TOOL_NAME, TOOL_TYPE, TOOL_CALL_ID, AGENT_NAME, AGENT_VERSION, CONVERSATION),
+            *SPAN_ATTRIBUTES,
+            *(f"{HERMES}{column.name}" for table in EVENT_TABLES for column in table.columns),
+        )
+    },
+    **{older: name for name, olders in OLDER.items() for older in olders},
+}
+"""The closed list of span attributes that are read at all, each with the newest of its names, under
+which it is kept. Messages, arguments, results and instructions are not on it: a decoder drops them
+before anything else sees the span."""

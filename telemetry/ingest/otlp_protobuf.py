@@ -31,6 +31,7 @@ from telemetry.ingest.validate import Refused
 if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+_PLAIN: Final = frozenset({"bool_value", "double_value", "int_value", "string_value"})
 _RESOURCE_SPANS: Final = 1
 _RESOURCE: Final = 1
 _SCOPE_SPANS: Final = 2
@@ -125,28 +126,36 @@ def _events(message: SpanMessage) -> tuple[SpanEvent, ...]:
     )
 
 
-def _known(pairs: Iterable[KeyValue], names: frozenset[str]) -> dict[str, Attribute]:
+def _known(pairs: Iterable[KeyValue], names: Mapping[str, str]) -> dict[str, Attribute]:
+    """The attributes that are read, under the newest of their names."""
     found: dict[str, Attribute] = {}
     for pair in pairs:
         name = pair.key
-        if name in names or name[:13] == HERMES_ATTRIBUTES:
+        kept = names.get(name)
+        if kept is None:
+            if not name.startswith(HERMES_ATTRIBUTES):
+                continue
+            kept = name
+        if kept not in found or kept == name:  # the newest name wins over older ones
             value = _value(pair.value)
             if value is not None:
-                found[name] = value
+                found[kept] = value
     return found
 
 
 def _value(value: AnyValue) -> Attribute | None:
+    # Asked for first: most values are texts, and to ask which one it is costs more than to look.
+    text = value.string_value
+    if text:
+        return text
+    number = value.int_value
+    if number:
+        return number
     kind = value.WhichOneof("value")
-    if kind == "string_value":
-        return value.string_value
-    if kind == "int_value":
-        return value.int_value
-    if kind == "double_value":
-        return value.double_value
-    if kind == "bool_value":
-        return value.bool_value
     if kind == "array_value" and value.array_value.values:
         first = value.array_value.values[0]
         return first.string_value if first.WhichOneof("value") == "string_value" else None
+    if kind in _PLAIN:
+        plain: Attribute = getattr(value, kind)
+        return plain
     return None

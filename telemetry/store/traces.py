@@ -5,6 +5,7 @@ Everything here runs inside ``install_transaction``: nobody else writes rows of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -88,23 +89,35 @@ def store_traces(stamp: Stamp, new: Sequence[NewTrace], replaced: Mapping[str, i
     if replaced:
         _retract(stamp, [(ns_to_datetime(at_ns), run_id) for run_id, at_ns in replaced.items()])
     copy_rows(RUNS, [trace.row for trace in new], stamp)
-    OtlpTrace.objects.bulk_create(
-        [
-            OtlpTrace(
-                install_id=stamp.install_id,
-                run_id=trace.run_id,
-                start_ns=trace.start_ns,
-                seq=trace.seq,
-                said=trace.said,
-                counts=trace.counts,
-                updated_at=stamp.received_at,
-            )
-            for trace in new
-        ],
-        update_conflicts=True,
-        unique_fields=["install_id", "run_id"],
-        update_fields=["start_ns", "seq", "said", "counts", "updated_at"],
+    _keep(stamp, new)
+
+
+def _keep(stamp: Stamp, new: Sequence[NewTrace]) -> None:
+    """One statement with an array a column: the ORM takes ten times as long to write it."""
+    table = connection.ops.quote_name(OtlpTrace._meta.db_table)
+    columns = "install_id, run_id, start_ns, seq, said, counts, updated_at"
+    update = (
+        "ON CONFLICT (install_id, run_id) DO UPDATE SET start_ns = excluded.start_ns, "
+        "seq = excluded.seq, said = excluded.said, counts = excluded.counts, "
+        "updated_at = excluded.updated_at"
     )
+    rows = [
+        (trace.run_id, trace.start_ns, trace.seq, json.dumps(trace.said), json.dumps(trace.counts))
+        for trace in new
+    ]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                f"INSERT INTO {table} ({columns}) SELECT %s, t.*, %s FROM unnest("  # noqa: S608 -- names of our own models
+                "%s::text[], %s::bigint[], %s::bigint[], %s::jsonb[], %s::jsonb[]) t " + update,
+                [stamp.install_id, stamp.received_at, *map(list, zip(*rows, strict=True))],
+            )
+            return
+        moment = connection.ops.adapt_datetimefield_value(stamp.received_at)
+        cursor.executemany(
+            f"INSERT INTO {table} ({columns}) VALUES (%s, %s, %s, %s, %s, %s, %s) " + update,  # noqa: S608 -- names of our own models
+            [(stamp.install_id.hex, *row, moment) for row in rows],
+        )
 
 
 def forget_traces(moment: datetime) -> int:
