@@ -52,6 +52,16 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "forget-stale": {
+            "task": "fleet.tasks.forget_stale",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
+        "go-on-erasing": {
+            "task": "telemetry.store.tasks.go_on_erasing",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
         "drain-spool": {
             "task": "telemetry.ingest.tasks.drain_spool",
             "schedule": 5.0,

@@ -37,6 +37,12 @@ FLEET_MIN_CLIENT: Final = env.envstr(
     "FLEET_MIN_CLIENT", "0.1.0", pattern=r"\d{1,6}\.\d{1,6}\.\d{1,6}"
 )
 FLEET_RETENTION_DAYS: Final = env.envint("FLEET_RETENTION_DAYS", 90, minimum=1, maximum=3650)
+# Content (trajectories): nothing of it is taken in unless this console says so as well.
+FLEET_TRAJECTORIES: Final = env.envbool("FLEET_TRAJECTORIES", default=False)
+FLEET_CONTENT_RETENTION_DAYS: Final = env.envint(
+    "FLEET_CONTENT_RETENTION_DAYS", 14, minimum=1, maximum=3650
+)
+FLEET_CONTENT_KEEP_PII: Final = env.envbool("FLEET_CONTENT_KEEP_PII", default=False)
 # Addresses of reverse proxies in front of us. Only they are believed when they say whom they speak
 # for; without one, X-Forwarded-For is any caller's free invention.
 FLEET_PROXIES: Final = env.envnetworks("FLEET_PROXIES", names=("unix",))
@@ -306,6 +312,10 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "fleet.api.openapi.add_problems",
+    ],
 }
 
 # -------------------------------------------------------------------------- files, language, time

@@ -75,6 +75,7 @@ PROBLEM_CODES: Final[Mapping[str, tuple[int, str]]] = {
     "forbidden": (403, "Not allowed"),
     "plane_closed": (403, "This plane is closed for this install"),
     "scope": (403, "The credential lacks the scope"),
+    "install_erased": (403, "This install was erased on this console"),
     "token_exhausted": (403, "The enrollment token has been used up"),
     "cidr_denied": (403, "The enrollment token does not allow this address"),
     "not_found": (404, "No such resource"),

@@ -20,10 +20,11 @@ from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from fleet.policy.serve import served_etag
 from telemetry.api.limits import Meter, check_hold, rows_in
+from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
-from telemetry.ingest.gate import count_refusal, is_open
-from telemetry.ingest.headers import PushHeaders, read_headers
+from telemetry.ingest.gate import count_refusal, plane_is_open, scrubs_pii
+from telemetry.ingest.headers import PushHeaders, date_skew_ms, read_headers
 from telemetry.ingest.receive import BatchHeader, is_known, receive_batch
 from telemetry.models.rollups import NO_GROUP
 
@@ -51,8 +52,9 @@ class BatchView(APIView):
 
     @extend_schema(
         operation_id="push_batch",
+        parameters=PUSH_HEADERS,
         request={wire.MEDIA_NDJSON: OpenApiTypes.BINARY},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: RECEIPT},
     )
     def post(self, request: Request) -> Response:
         """Answer with the receipt."""
@@ -83,7 +85,8 @@ def _take_rows(meter: Meter, header: BatchHeader, body: Body) -> None:
 
 
 def _check_plane(install: Install, headers: PushHeaders) -> None:
-    if not is_open(headers.plane, consent=headers.consent, bound=mandatory_values(install)):
+    bound = mandatory_values(install)
+    if not plane_is_open(install, headers.plane, consent=headers.consent, bound=bound):
         count_refusal(install.pk, headers.plane)
         raise IngestError("plane_closed", f"the {headers.plane} plane is closed for this install")
 
@@ -111,4 +114,6 @@ def _batch_header(install: Install, request: Request, headers: PushHeaders) -> B
         last_seq=headers.last_seq,
         policy_etag=served_etag(install, moment=now()),
         group_id=install.group_id or NO_GROUP,
+        clock_skew_ms=date_skew_ms(request.headers.get("Date", "")),
+        content_pii=headers.plane != "trajectories" or scrubs_pii(install),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telemetry.models.aggregate import AggregateRecord
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
+from telemetry.models.boards import InstallBoard
 from telemetry.models.cells import (
     ALL_GROUPS,
     NEW_CELL_MODELS,
@@ -17,6 +18,11 @@ from telemetry.models.cells import (
     RunsCell,
     ToolCallsCell,
     Unit,
+)
+from telemetry.models.content import (
+    CONTENT_MODELS,
+    ContentMessage,
+    ContentSession,
 )
 from telemetry.models.events import (
     EVENT_MODELS,
@@ -45,15 +51,19 @@ from telemetry.models.rollups import (
     TouchedHour,
 )
 from telemetry.models.spool import SpooledBatch
+from telemetry.models.trace import OtlpTrace
 
 __all__ = [
     "ALL_GROUPS",
     "CELL_MODELS",
+    "CONTENT_MODELS",
     "EVENT_MODELS",
     "NEW_CELL_MODELS",
     "AggregateRecord",
     "Cell",
     "ClosedPlane",
+    "ContentMessage",
+    "ContentSession",
     "CostsCell",
     "CronEvent",
     "ErrorCell",
@@ -66,6 +76,7 @@ __all__ = [
     "GatewayEvent",
     "HistogramCell",
     "IngestBatch",
+    "InstallBoard",
     "InstallCell",
     "InstallHour",
     "InstallIntake",
@@ -73,6 +84,7 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "OtlpTrace",
     "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",

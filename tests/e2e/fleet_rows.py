@@ -48,8 +48,7 @@ def seed() -> Seeded:
     installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
     push_runs(installs[0].pk)
     push_summaries(installs[0].pk)
-    while fill_pending():
-        pass
+    fill_pending()
     builders.make_pin("telemetry.retention_days", 30, is_locked=True)
     builders.make_pin("model.default", SCRIPT, group=group)
     revision = builders.publish(IMAGE)
@@ -139,6 +138,11 @@ def pages(seeded: Seeded) -> dict[str, str]:
         "revisions": "/fleet/policyrevision/",
         "revision": f"/fleet/policyrevision/{seeded.revision_pk}/change/",
         "sync": "/sync/",
+        "models and cost": "/insights/models/",
+        "tools": "/insights/tools/?range=30d",
+        "errors": "/insights/errors/?range=24h",
+        "versions": f"/insights/versions/?group={seeded.group_id}&entrypoint={quote(SCRIPT)}",
+        "active installs": "/insights/installs/",
         "runs": "/runs/",
         "run": f"/runs/{seeded.install_id}/?run={quote(seeded.run_id)}",
         "batches": "/telemetry/ingestbatch/",

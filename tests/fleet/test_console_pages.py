@@ -21,6 +21,7 @@ LISTS = (
     "/fleet/pin/",
     "/fleet/policyrevision/",
     "/fleet/changerecord/",
+    "/fleet/erasure/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
     "/telemetry/quarantinejob/",
