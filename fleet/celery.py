@@ -67,6 +67,11 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "run-quarantine-jobs": {
+            "task": "telemetry.ingest.tasks.run_quarantine_jobs",
+            "schedule": 10.0,
+            "options": {"expires": 10},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,

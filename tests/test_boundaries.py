@@ -28,6 +28,7 @@ LAZY_IMPORTS = {
     "agent_client/contract/dsse.py": {"cryptography"},
     "agent_client/otlp/encode.py": {"google", "opentelemetry"},
     "agent_client/push.py": {"zstandard"},
+    "agent_client/simulation/crowd/batches.py": {"zstandard"},
     "agent_client/plugin.py": {"agent", "hermes_cli", "hermes_constants", "hermes_state"},
 }
 # What telemetry may know of fleet.
@@ -55,7 +56,8 @@ FLEET_FOR_TELEMETRY = (
     "fleet.console.rendering",
     "fleet.templatetags.fleet_format",
 )
-OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py"}
+# The decoder of OTLP in, and the way out; nothing else knows that there is such a package.
+OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py", "telemetry/ingest/otlp_protobuf.py"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,15 @@ from fleet.enroll import accept_candidate
 from fleet.enroll.erasure import ERASED_DETAIL
 from fleet.lib.addresses import UNKNOWN, client_address
 from fleet.lib.clock import now
+from fleet.lib.prepared import PreparedFirst
 from fleet.lib.tokens import matches
 from fleet.models import ErasedCredential, Install, InstallCredential, InstallStatus, SyncState
 from fleet.policy.ack import refresh_sync
 
 _CLIENT: Final = re.compile(r"hermes-fleet-agent/(\d{1,6})\.(\d{1,6})\.(\d{1,6})", re.ASCII)
+_credential_by_key: Final = PreparedFirst(
+    lambda key_id: InstallCredential.objects.select_related("install").filter(key_id=key_id), "key"
+)
 SEEN_EVERY: Final = timedelta(minutes=1)
 """last_seen_at is written at most once in this time: a poll must not cost a write."""
 
@@ -87,9 +91,7 @@ def check_client(request: HttpRequest) -> None:
 
 
 def _credential_of(token: Token, moment: datetime) -> InstallCredential:
-    credential = (
-        InstallCredential.objects.select_related("install").filter(key_id=token.key_id).first()
-    )
+    credential = _credential_by_key(token.key_id)
     if credential is None:
         _refuse_erased(token)
     if credential is None or not matches(token, credential.stored):

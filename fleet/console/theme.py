@@ -132,6 +132,9 @@ UNFOLD: Final[dict[str, object]] = {
                 "title": _("Data"),
                 "separator": True,
                 "items": [
+                    _item(
+                        _("Insights"), "monitoring", "admin:insight-models", "telemetry.view_run"
+                    ),
                     _item(_("Runs"), "timeline", "admin:insight-runs", "telemetry.view_run"),
                     _item(
                         _("Summaries"),

@@ -14,6 +14,7 @@ from django.db import transaction
 from fleet.audit import Actor, record_change
 from fleet.enroll.erasure_report import REPORT_SCHEMA, seal_report
 from fleet.lib.clock import datetime_to_ns, now
+from fleet.lib.prepared import PreparedFirst
 from fleet.lib.sql import transaction_lock
 from fleet.models import (
     EnrollmentRequest,
@@ -50,9 +51,12 @@ def erasure_lock(install_id: UUID) -> str:
     return f"fleet-erase-{install_id}"
 
 
+_tombstone: Final = PreparedFirst(lambda pk: Erasure.objects.filter(pk=pk), UUID(int=1))
+
+
 def is_erased(install_id: UUID) -> bool:
     """Whether an install's tombstone stands."""
-    return Erasure.objects.filter(pk=install_id).exists()
+    return _tombstone(install_id) is not None
 
 
 def begin_erasure(install_id: UUID, *, actor: Actor, reason: str) -> Erasure:

@@ -116,6 +116,23 @@ def try_session_lock(name: str, *, using: str = DEFAULT_DB_ALIAS) -> Iterator[bo
             _ask(connection, "SELECT pg_advisory_unlock(%s)", lock_number(name))
 
 
+@contextmanager
+def session_lock(name: str, *, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+    """A block in which this session holds the lock of this name; waits for it.
+
+    Transactions begin and end inside it, so that the first snapshot is taken after the lock is had.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        yield
+        return
+    _ask(connection, "SELECT pg_advisory_lock(%s)", lock_number(name))
+    try:
+        yield
+    finally:
+        _ask(connection, "SELECT pg_advisory_unlock(%s)", lock_number(name))
+
+
 def _ask(connection: BaseDatabaseWrapper, sql: str, number: int) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(sql, [number])

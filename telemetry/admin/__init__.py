@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from telemetry.admin import batches, spool
+from telemetry.admin import batches, quarantine, spool
 
-__all__ = ["batches", "spool"]
+__all__ = ["batches", "quarantine", "spool"]

@@ -20,6 +20,7 @@ from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from fleet.policy.serve import served_etag
 from telemetry.api.limits import Meter, rows_in
+from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
 from telemetry.ingest.gate import count_refusal, plane_is_open, scrubs_pii
@@ -50,8 +51,9 @@ class BatchView(APIView):
 
     @extend_schema(
         operation_id="push_batch",
+        parameters=PUSH_HEADERS,
         request={wire.MEDIA_NDJSON: OpenApiTypes.BINARY},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: RECEIPT},
     )
     def post(self, request: Request) -> Response:
         """Answer with the receipt."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -20,34 +20,34 @@ from django.db import IntegrityError
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
-from agent_client.contract.tables import BY_NAME
+from agent_client.contract.tables import BY_NAME, RUNS
 from fleet.enroll.erasure import erasure_lock
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.lib.sql import limit_lock_waits, transaction_lock
-from fleet.models import Install
 from telemetry.ingest.content import judge_content
 from telemetry.ingest.decode import Body, IngestError, split_lines
 from telemetry.ingest.gate import refuse_erased
+from telemetry.ingest.otlp_settle import settle_traces
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.ingest.scrub import Scrubbed, scrub_rows, scrub_summaries, scrub_text
 from telemetry.ingest.spool import Payload, QuarantinedText, put, quarantined_text
 from telemetry.ingest.summaries import judge_summaries
-from telemetry.ingest.validate import TimeBounds, Verdicts, validate_lines
+from telemetry.ingest.validate import TimeBounds, Verdicts, validate_body, validate_lines
 from telemetry.ingest.valve import Ways, pass_batch, patience_ms
-from telemetry.models import IngestBatch, InstallIntake, QuarantinedLine, TouchedHour
+from telemetry.models import IngestBatch, QuarantinedLine
 from telemetry.models.events import MODEL_OF
 from telemetry.models.rollups import NO_GROUP
+from telemetry.store import ledger
 from telemetry.store.content import store_content
-from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
+from telemetry.store.copy import CopyCounts, Row, Stamp, copy_batch
 from telemetry.store.locks import install_transaction
-from telemetry.store.partitions import Partition, ensure_partitions
+from telemetry.store.partitions import Ensure, Partition, ensure_partitions, with_partitions
 from telemetry.store.retention import accepted_from
 from telemetry.store.summaries import store_summaries
 
 MAX_QUARANTINED: Final = 1000
 """Lines kept of one batch (4 MB at most); the counts by code are complete all the same."""
 NS_PER_HOUR: Final = 3_600_000_000_000
-MAX_LOSS_REASONS: Final = 50
-"""Reasons are a closed list on the agent; a hostile one must not grow our rows without bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """What became of the rows; ``hours``: those of runs that were put together."""
+
     counts: CopyCounts
     accepted: dict[str, int]
+    hours: frozenset[datetime] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
     if known is not None:
         return known
     received_at = now()
-    verdicts = judge(_bounds_at(received_at))
+    verdicts = judge(bounds_at(received_at))
     scrubbed = _scrubbed(verdicts)
     quarantined = [quarantined_text(line) for line in verdicts.refused[:MAX_QUARANTINED]]
     judged = _Judged(header, body, verdicts, scrubbed, quarantined, received_at)
@@ -136,8 +139,12 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
 
 def _store_now(judged: _Judged) -> Outcome:
     """Steps 3 and 4 of ``receive_judged``."""
+    return with_partitions(lambda ensure: _store_once(judged, ensure))
+
+
+def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:
     header, body = judged.header, judged.body
-    hours = prepare_hours(judged.scrubbed.rows)
+    hours = prepare_hours(judged.scrubbed.rows, ensure, judged.scrubbed.traces)
     if judged.scrubbed.content:
         ensure_partitions(judged.scrubbed.content.partitions())
     with install_transaction(header.install_id, patience_ms=patience_ms()):
@@ -148,9 +155,15 @@ def _store_now(judged: _Judged) -> Outcome:
         stamp = Stamp(header.install_id, header.batch_id, judged.received_at, header.group_id)
         loaded = _load(judged.scrubbed, stamp)
         batch = _ledger_row(judged, loaded)
-        batch.save(force_insert=True)
-        keep_beside(batch, judged.quarantined, stamp, hours if has_news(loaded.counts) else ())
-        _note_push(header, judged.received_at)
+        touched = hours | loaded.hours if has_news(loaded.counts) else ()
+        keep_beside(
+            batch,
+            judged.quarantined,
+            stamp,
+            touched,
+            ledger.new_batch(batch),
+            *_pushed(header, judged.received_at),
+        )
     return Outcome(batch.receipt, is_replay=False)
 
 
@@ -161,11 +174,14 @@ def _spool(judged: _Judged) -> Outcome:
     """
     accepted = {name: len(rows) for name, rows in judged.scrubbed.rows.items() if rows}
     accepted |= Counter(item.kind for item in judged.scrubbed.summaries)
+    if judged.scrubbed.traces:
+        accepted[RUNS.name] = accepted.get(RUNS.name, 0) + len(judged.scrubbed.traces)
     batch = _ledger_row(judged, _Loaded(CopyCounts(), accepted), is_spooled=True)
     payload = Payload(
         rows=judged.scrubbed.rows,
         summaries=judged.scrubbed.summaries,
         quarantined=judged.quarantined,
+        traces=judged.scrubbed.traces,
     )
     try:
         with transaction_lock(erasure_lock(batch.install_id)):
@@ -173,7 +189,7 @@ def _spool(judged: _Judged) -> Outcome:
             limit_lock_waits(settings.FLEET_VALVE_SLOW_MS)
             batch.save(force_insert=True)
             put(batch, payload, judged.header.group_id)
-            _note_push(judged.header, judged.received_at)
+            ledger.write(*_pushed(judged.header, judged.received_at))
     except IntegrityError:
         known = _replay_of(judged.header, judged.body)  # a twin was first
         if known is None:
@@ -182,15 +198,13 @@ def _spool(judged: _Judged) -> Outcome:
     return Outcome(batch.receipt, is_replay=False)
 
 
-def store_spooled(
-    batch: IngestBatch, payload: Payload, stamp: Stamp, hours: Iterable[datetime]
-) -> None:
+def store_spooled(batch: IngestBatch, payload: Payload, stamp: Stamp, hours: set[datetime]) -> None:
     """Store what the spool holds of a ledger row's batch, in the caller's transaction.
 
     The caller holds the install's lock and deletes the spool's row. What the payload lacks of the
     rows that were acknowledged has expired meanwhile.
     """
-    loaded = _load(Scrubbed(payload.rows, 0, payload.summaries), stamp)
+    loaded = _load(Scrubbed(payload.rows, 0, payload.summaries, traces=payload.traces), stamp)
     counts = loaded.counts
     stored = counts.inserted + counts.merged + counts.duplicate
     batch.inserted_count = counts.inserted
@@ -204,19 +218,27 @@ def store_spooled(
             *("expired_count", "spooled_count", "drained_at"),
         ]
     )
-    keep_beside(batch, payload.quarantined, stamp, hours if has_news(counts) else ())
+    touched = hours | loaded.hours if has_news(counts) else ()
+    keep_beside(batch, payload.quarantined, stamp, touched)
 
 
-def prepare_hours(rows: Mapping[str, list[Row]]) -> set[datetime]:
-    """The hours that rows lie in; the day partitions that they lack are made."""
+def prepare_hours(
+    rows: Mapping[str, Sequence[Row]],
+    ensure: Ensure = ensure_partitions,
+    traces: Mapping[str, TraceFacts] | None = None,
+) -> set[datetime]:
+    """The hours that rows lie in; ``ensure`` makes the days that they and traces' runs lack."""
     found = {name: _hours_of(name, some) for name, some in rows.items()}
-    ensure_partitions(
-        {
-            Partition(hour.date(), MODEL_OF[name].table_name())
-            for name, hours in found.items()
-            for hour in hours
-        }
-    )
+    lacking = {
+        Partition(hour.date(), MODEL_OF[name].table_name())
+        for name, hours in found.items()
+        for hour in hours
+    }
+    lacking |= {
+        Partition(day, MODEL_OF[RUNS.name].table_name())
+        for day in {ns_to_datetime(facts.start_ns).date() for facts in (traces or {}).values()}
+    }
+    ensure(lacking)
     return set().union(*found.values())
 
 
@@ -227,14 +249,20 @@ def has_news(counts: CopyCounts) -> bool:
 
 def is_known(header: BatchHeader) -> bool:
     """Whether the ledger has the batch, whatever its content."""
-    return IngestBatch.objects.filter(
-        install_id=header.install_id, batch_id=header.batch_id
-    ).exists()
+    return ledger.find_batch(header.install_id, header.batch_id) is not None
 
 
 def _judge_lines(header: BatchHeader, body: Body, bounds: TimeBounds) -> Verdicts:
-    """The verdict on each line."""
-    lines = split_lines(body.data)
+    """The verdict on each line of a body."""
+    if header.plane == "local":
+        return validate_body(body.data, bounds)
+    return judge_numbered(header, split_lines(body.data), bounds)
+
+
+def judge_numbered(
+    header: BatchHeader, lines: Sequence[tuple[int, bytes]], bounds: TimeBounds
+) -> Verdicts:
+    """The verdict on each numbered line, by the rules of its plane."""
     if header.plane == "aggregate":
         return judge_summaries(lines, bounds, install_id=header.install_id)
     if header.plane == "trajectories":
@@ -249,13 +277,11 @@ def _scrubbed(verdicts: Verdicts) -> Scrubbed:
         return Scrubbed({}, content.hit_count, content=content)
     if verdicts.summaries:
         return scrub_summaries(verdicts.summaries)
-    return scrub_rows(verdicts.rows)
+    return scrub_rows(verdicts.rows, verdicts.traces)
 
 
 def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
-    known = IngestBatch.objects.filter(
-        install_id=header.install_id, batch_id=header.batch_id
-    ).first()
+    known = ledger.find_batch(header.install_id, header.batch_id)
     if known is None:
         return None
     refuse_erased(header.install_id)
@@ -271,7 +297,8 @@ def _ordered(receipt: Mapping[str, object]) -> dict[str, object]:
     return ordered
 
 
-def _bounds_at(moment: datetime) -> TimeBounds:
+def bounds_at(moment: datetime) -> TimeBounds:
+    """The times that are accepted at a moment."""
     return TimeBounds(
         oldest_ns=datetime_to_ns(accepted_from(moment)),
         newest_ns=datetime_to_ns(moment + timedelta(seconds=wire.MAX_FUTURE_S)),
@@ -288,48 +315,43 @@ def _hours_of(name: str, rows: Iterable[Row]) -> set[datetime]:
 
 def keep_beside(
     batch: IngestBatch,
-    quarantined: Iterable[QuarantinedText],
+    quarantined: Sequence[QuarantinedText],
     stamp: Stamp,
     hours: Iterable[datetime],
+    *more: ledger.Statement,
 ) -> None:
-    """What goes with the rows of a batch: its refused lines, its hours, its install's sums."""
-    QuarantinedLine.objects.bulk_create(
-        QuarantinedLine(
-            install_id=batch.install_id,
-            batch_id=batch.batch_id,
-            plane=batch.plane,
-            line=refused.line,
-            code=refused.code,
-            detail=refused.detail,
-            raw_text=refused.text,
-            is_replayable=refused.is_replayable,
-            received_at=batch.received_at,
+    """What goes with the rows of a batch: its refused lines, its hours, its install's sums.
+
+    ``more`` is written in the same round trip, before them.
+    """
+    if quarantined:
+        QuarantinedLine.objects.bulk_create(
+            QuarantinedLine(
+                install_id=batch.install_id,
+                batch_id=batch.batch_id,
+                plane=batch.plane,
+                line=refused.line,
+                code=refused.code,
+                detail=refused.detail,
+                raw_text=refused.text,
+                is_replayable=refused.is_replayable,
+                received_at=batch.received_at,
+            )
+            for refused in quarantined
         )
-        for refused in quarantined
-    )
-    TouchedHour.objects.bulk_create(
-        TouchedHour(
-            hour=hour,
-            touched_at=stamp.received_at,
-            install_id=stamp.install_id,
-            batch_id=stamp.batch_id,
-        )
-        for hour in sorted(hours)
-    )
-    _add_to_intake(batch)
+    ledger.write(*more, *ledger.touched_hours(stamp, hours), ledger.intake_of(batch))
+    if batch.losses:
+        ledger.add_losses(batch)
 
 
-def _note_push(header: BatchHeader, received_at: datetime) -> None:
-    Install.objects.filter(pk=header.install_id).update(
-        last_push_at=received_at, **_consent_of(header)
-    )
-
-
-def _consent_of(header: BatchHeader) -> dict[str, str]:
-    """What the owner's opt-in is now, as the batch says; nothing where it says nothing we know."""
+def _pushed(header: BatchHeader, received_at: datetime) -> list[ledger.Statement]:
+    """That the install pushed, and what the owner's opt-in is now, where the batch says it."""
+    if header.source == IngestBatch.Source.REPLAY:  # the install has no part in it
+        return []
     said = header.consent.get("consent_state")
-    known = KEYS["telemetry.consent_state"].choices
-    return {"consent_state": said} if isinstance(said, str) and said in known else {}
+    is_known_state = isinstance(said, str) and said in KEYS["telemetry.consent_state"].choices
+    state = str(said) if is_known_state else ""
+    return [ledger.last_push(header.install_id, received_at, consent_state=state)]
 
 
 def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
@@ -337,16 +359,28 @@ def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
         return _Loaded(*store_content(scrubbed.content, stamp))
     if scrubbed.summaries:
         return _Loaded(*store_summaries(scrubbed.summaries, stamp))
-    inserted = merged = duplicate = 0
-    accepted: dict[str, int] = {}
-    for name, found in scrubbed.rows.items():
-        counts = copy_rows(BY_NAME[name], found, stamp)
-        inserted += counts.inserted
-        merged += counts.merged
-        duplicate += counts.duplicate
-        if counts.inserted + counts.merged:
-            accepted[name] = counts.inserted + counts.merged
-    return _Loaded(CopyCounts(inserted, merged, duplicate), accepted)
+    counts = copy_batch(scrubbed.columns_by_table(), stamp)
+    hours: frozenset[datetime] = frozenset()
+    if scrubbed.traces:
+        has_duplicates = any(found.duplicate for found in counts.values())
+        runs = settle_traces(scrubbed.traces, scrubbed.rows, stamp, has_duplicates=has_duplicates)
+        counts[RUNS.name] = _sum_of([counts.get(RUNS.name, CopyCounts()), runs.counts])
+        hours = runs.hours
+    accepted = {
+        name: found.inserted + found.merged
+        for name, found in counts.items()
+        if found.inserted + found.merged
+    }
+    return _Loaded(_sum_of(counts.values()), accepted, hours)
+
+
+def _sum_of(counts: Iterable[CopyCounts]) -> CopyCounts:
+    found = list(counts)
+    return CopyCounts(
+        inserted=sum(some.inserted for some in found),
+        merged=sum(some.merged for some in found),
+        duplicate=sum(some.duplicate for some in found),
+    )
 
 
 def _receipt(judged: _Judged, loaded: _Loaded, *, is_spooled: bool) -> wire.Receipt:
@@ -403,25 +437,3 @@ def clock_skew_ms(batch_id: UUID) -> int | None:
     if batch_id.version != 7:
         return None
     return (batch_id.int >> 80) - datetime_to_ns(now()) // 1_000_000
-
-
-def _add_to_intake(batch: IngestBatch) -> None:
-    """Add a batch to its install's running sums; the install's lock makes read-add-write safe."""
-    intake, _ = InstallIntake.objects.get_or_create(install_id=batch.install_id)
-    losses = Counter(intake.losses)
-    losses.update(batch.losses)
-    intake.losses = dict(losses.most_common(MAX_LOSS_REASONS))
-    intake.batch_count += 1
-    intake.stored_count += batch.inserted_count
-    intake.duplicate_count += batch.duplicate_count
-    intake.rejected_count += batch.rejected_count
-    intake.scrubbed_count += batch.scrubbed_count
-    intake.lost_count += sum(batch.losses.values())
-    if batch.plane == "local":  # a summary's seq is its run's, and comes later than its rows
-        intake.last_seq = max(
-            (seq for seq in (intake.last_seq, batch.last_seq) if seq is not None), default=None
-        )
-    if batch.clock_skew_ms is not None:
-        intake.clock_skew_ms = batch.clock_skew_ms
-    intake.last_batch_at = batch.received_at
-    intake.save()

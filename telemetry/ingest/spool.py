@@ -20,6 +20,7 @@ from django.db.models import Count, Max, Min, Q, Sum
 
 from fleet.lib.clock import now
 from telemetry.ingest.decode import IngestError
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.ingest.scrub import scrub_raw
 from telemetry.ingest.validate import Refused
 from telemetry.models import IngestBatch, SpooledBatch
@@ -48,6 +49,7 @@ class Payload(msgspec.Struct, frozen=True):
     rows: dict[str, list[tuple[Any, ...]]]  # Any: a row's values, see store.copy.Row
     summaries: list[Summary]
     quarantined: list[QuarantinedText]
+    traces: dict[str, TraceFacts] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Migration(migrations.Migration):
                 ("duplicate_count", models.IntegerField(default=0)),
                 ("kept_count", models.IntegerField(default=0)),
                 ("removed_count", models.IntegerField(default=0)),
+                ("last_error", models.CharField(blank=True, default="", max_length=80)),
                 ("created_at", models.DateTimeField()),
                 ("lease_until", models.DateTimeField(null=True)),
                 ("finished_at", models.DateTimeField(null=True)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telemetry.models.aggregate import AggregateRecord
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
+from telemetry.models.boards import InstallBoard
 from telemetry.models.cells import (
     ALL_GROUPS,
     NEW_CELL_MODELS,
@@ -50,6 +51,7 @@ from telemetry.models.rollups import (
     TouchedHour,
 )
 from telemetry.models.spool import SpooledBatch
+from telemetry.models.trace import OtlpTrace
 
 __all__ = [
     "ALL_GROUPS",
@@ -74,6 +76,7 @@ __all__ = [
     "GatewayEvent",
     "HistogramCell",
     "IngestBatch",
+    "InstallBoard",
     "InstallCell",
     "InstallHour",
     "InstallIntake",
@@ -81,6 +84,7 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "OtlpTrace",
     "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",

@@ -39,6 +39,7 @@ class QuarantineJob(models.Model):
     duplicate_count = models.IntegerField(default=0)
     kept_count = models.IntegerField(default=0)
     removed_count = models.IntegerField(default=0)
+    last_error = models.CharField(max_length=80, blank=True, default="")
     created_at = models.DateTimeField()
     lease_until = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -7,14 +7,15 @@ created in place: CREATE … PARTITION OF locks the parent against every writer,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Final
 
-from django.db import connection
+import psycopg
+from django.db import IntegrityError, connection
 from psycopg import sql
 
 from fleet.lib.clock import now
@@ -127,6 +128,36 @@ def ensure_partitions(wanted: AbstractSet[Partition]) -> int:
     if connection.vendor != "postgresql" or wanted <= existing_partitions():
         return 0
     return create_partitions(wanted)
+
+
+type Ensure = Callable[[AbstractSet[Partition]], object]
+"""Makes partitions that are missing, as ``ensure_partitions`` does."""
+
+
+def with_partitions[Result](work: Callable[[Ensure], Result]) -> Result:
+    """What ``work`` gives; it ensures partitions, then stores in one transaction.
+
+    A partition that was seen is taken to be there, because the catalogue is not cheap to ask. When
+    it was dropped since, PostgreSQL refuses the row: the work is done once more, and asks.
+    """
+    try:
+        return work(_ensure_unseen)
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, psycopg.errors.CheckViolation):
+            raise
+    _seen.clear()
+    return work(ensure_partitions)
+
+
+_seen: set[Partition] = set()
+"""What this process found in the catalogue, and what may be gone since."""
+
+
+def _ensure_unseen(wanted: AbstractSet[Partition]) -> None:
+    if connection.vendor == "postgresql" and not wanted <= _seen:
+        ensure_partitions(wanted)
+        _seen.clear()
+        _seen.update(existing_partitions())
 
 
 def create_partitions(wanted: Iterable[Partition]) -> int:

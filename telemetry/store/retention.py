@@ -27,6 +27,7 @@ from telemetry.store.partitions import (
     existing_partitions,
     plan_partitions,
 )
+from telemetry.store.traces import forget_traces
 
 GRACE: Final = timedelta(days=1)
 """Between refusing a time and dropping its day: a batch that passed the check may still commit."""
@@ -96,6 +97,7 @@ def maintain() -> Maintained:
             dropped += drop_partitions(part for part in plan.drop if part.day == day)
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
+    forget_traces(now())
     AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
     deleted += prune_books(unfinished_days())
     held = tuple(sorted({partition.day for partition in plan.held}))

@@ -57,7 +57,8 @@ def read_books(ask: Ask = _ask) -> Books:
         )
         for model in EVENT_MODELS
     }
-    return Books(rows, *map(int, found), int(intake[0]))
+    counts = dict(zip(names, map(int, found), strict=True))
+    return Books(rows=rows, intake=int(intake[0]), **counts)
 
 
 def faults_of(books: Books, sent: Ids) -> list[str]:

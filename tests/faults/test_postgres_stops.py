@@ -55,6 +55,12 @@ def check_row_count(own: Own, count: int) -> None:
     assert found == (count, count, count, count, 0)
 
 
+def wait_for_more(answers: Counter[int], status: int, count: int) -> None:
+    """Wait for so many more answers of a status."""
+    known = answers[status]
+    served.wait_until(lambda: answers[status] > known + count)
+
+
 def test_an_immediate_stop_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
     with own_console(tmp_path) as own:
         is_over, answers = Event(), Counter[int]()
@@ -78,11 +84,9 @@ def test_an_immediate_stop_under_load_loses_and_doubles_nothing(tmp_path: Path) 
             pushes = [pool.submit(push_meanwhile, token) for token in own.tokens]
             try:
                 for _ in range(2):
-                    known = answers[200]
-                    served.wait_until(lambda known=known: answers[200] > known + 20)
-                    failed = answers[503]
+                    wait_for_more(answers, 200, 20)
                     own.cluster.stop_immediately()
-                    served.wait_until(lambda failed=failed: answers[503] > failed + 5)
+                    wait_for_more(answers, 503, 5)
                     own.cluster.start()
             finally:
                 is_over.set()

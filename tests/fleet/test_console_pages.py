@@ -24,6 +24,7 @@ LISTS = (
     "/fleet/erasure/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/quarantinejob/",
     "/telemetry/spooledbatch/",
     "/telemetry/aggregaterecord/",
 )

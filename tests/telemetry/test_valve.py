@@ -299,7 +299,7 @@ def test_a_failure_while_spooling_leaves_nothing(monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(receive, "_note_push", fail)
+    monkeypatch.setattr(receive, "_pushed", fail)
     with pytest.raises(RuntimeError):
         make.push(make.run(), b"{")
     for model in (IngestBatch, SpooledBatch, QuarantinedLine):
