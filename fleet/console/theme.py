@@ -148,6 +148,18 @@ UNFOLD: Final[dict[str, object]] = {
                         _lists("telemetry_ingestbatch"),
                         "telemetry.view_ingestbatch",
                     ),
+                    _item(
+                        _("Quarantine"),
+                        "report",
+                        _lists("telemetry_quarantinedline"),
+                        "telemetry.view_quarantinedline",
+                    ),
+                    _item(
+                        _("Spool"),
+                        "hourglass_top",
+                        _lists("telemetry_spooledbatch"),
+                        "telemetry.view_spooledbatch",
+                    ),
                 ],
             },
             {
@@ -165,6 +177,12 @@ UNFOLD: Final[dict[str, object]] = {
                         "fact_check",
                         _lists("fleet_changerecord"),
                         "fleet.view_changerecord",
+                    ),
+                    _item(
+                        _("Erasures"),
+                        "delete_forever",
+                        _lists("fleet_erasure"),
+                        "fleet.view_erasure",
                     ),
                     _item(_("Users"), "person", _lists("auth_user"), "auth.view_user"),
                     _item(_("Roles"), "shield_person", _lists("auth_group"), "auth.view_group"),

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("telemetry", "0004_stamps"),
+        ("telemetry", "0006_content"),
     ]
 
     operations = [

@@ -19,6 +19,11 @@ from telemetry.models.cells import (
     ToolCallsCell,
     Unit,
 )
+from telemetry.models.content import (
+    CONTENT_MODELS,
+    ContentMessage,
+    ContentSession,
+)
 from telemetry.models.events import (
     EVENT_MODELS,
     CronEvent,
@@ -33,6 +38,7 @@ from telemetry.models.events import (
     Span,
     ToolCall,
 )
+from telemetry.models.quarantine import QuarantineJob
 from telemetry.models.rollups import (
     CELL_MODELS,
     Cell,
@@ -44,15 +50,20 @@ from telemetry.models.rollups import (
     ToolCell,
     TouchedHour,
 )
+from telemetry.models.spool import SpooledBatch
+from telemetry.models.trace import OtlpTrace
 
 __all__ = [
     "ALL_GROUPS",
     "CELL_MODELS",
+    "CONTENT_MODELS",
     "EVENT_MODELS",
     "NEW_CELL_MODELS",
     "AggregateRecord",
     "Cell",
     "ClosedPlane",
+    "ContentMessage",
+    "ContentSession",
     "CostsCell",
     "CronEvent",
     "ErrorCell",
@@ -73,6 +84,8 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "OtlpTrace",
+    "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",
     "Run",
@@ -80,6 +93,7 @@ __all__ = [
     "RunsCell",
     "SkillEvent",
     "Span",
+    "SpooledBatch",
     "ToolCall",
     "ToolCallsCell",
     "ToolCell",
