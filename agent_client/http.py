@@ -134,12 +134,14 @@ class Client:
             pace.hold(connection)
             pace.begin(self.deadline_s)
             try:
+                connection.connect()  # not below: without a socket there is no answer to wait for
                 with suppress(BrokenPipeError, ConnectionResetError):
                     # A console that refuses early closes its side; its answer is still there.
                     connection.request(method, target, body=body, headers=sent)
                 pace.begin(self.deadline_s)
-                response = connection.getresponse()
-                data = self._read(response, max_bytes)
+                # Closed here: read to its end it still holds the socket that the connection let go.
+                with connection.getresponse() as response:
+                    data = self._read(response, max_bytes)
             finally:
                 connection.close()
         except (OSError, HTTPException) as error:
@@ -317,3 +319,10 @@ def retry_after_s(value: str) -> float | None:
     except (ValueError, TypeError):
         return None
     return max(0.0, min(at_s - time.time(), MAX_RETRY_AFTER_S))
+
+
+def http_date(time_ns: int) -> str:
+    """A time as a Date header (RFC 9110, 5.6.7): by it the console sees a clock that is wrong."""
+    from email.utils import formatdate  # the host's start would pay for it
+
+    return formatdate(time_ns / 1e9, usegmt=True)

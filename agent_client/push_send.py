@@ -28,6 +28,7 @@ from agent_client.http import (
     NetworkError,
     Transport,
     connect_to,
+    http_date,
 )
 from agent_client.outbox import (
     Outbox,
@@ -299,7 +300,7 @@ class PlanePush:
             "POST",
             PATH_TELEMETRY,
             body=outbox.body,
-            headers=outbox.headers,
+            headers={**outbox.headers, "Date": http_date(self.timing.clock_ns())},
             token=credential.credential,
         )
         return answer.json()
@@ -345,7 +346,7 @@ class PlanePush:
 
     def _refused(self, outbox: Outbox, error: ApiError) -> PushResult | None:
         """What a refusal that no waiting mends leads to; None goes on with another batch."""
-        if error.status == 401 or error.code in {"scope", "forbidden"}:
+        if error.status == 401 or error.code in {"scope", "forbidden", "install_erased"}:
             return self._ended("rejected", EXIT_CREDENTIAL, error.code, error.detail)
         if error.code == "batch_mismatch" and not self.mismatches:
             self.mismatches += 1

@@ -276,6 +276,8 @@ def main() -> None:
             "DJANGO_SETTINGS_MODULE": "fleet.settings",
             "FLEET_RATE_INSTALL_PER_MIN": "1000000",
             "FLEET_RATE_ADDRESS_PER_MIN": "1000000",
+            "FLEET_RATE_INSTALL_ROWS_PER_MIN": "0",
+            "FLEET_RATE_INSTALL_BYTES_PER_MIN": "0",
             "FLEET_LOG_LEVEL": "ERROR",
         }
         os.environ.pop("REDIS_URL", None)

@@ -52,6 +52,26 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "forget-stale": {
+            "task": "fleet.tasks.forget_stale",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
+        "go-on-erasing": {
+            "task": "telemetry.store.tasks.go_on_erasing",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "drain-spool": {
+            "task": "telemetry.ingest.tasks.drain_spool",
+            "schedule": 5.0,
+            "options": {"expires": 5},
+        },
+        "run-quarantine-jobs": {
+            "task": "telemetry.ingest.tasks.run_quarantine_jobs",
+            "schedule": 10.0,
+            "options": {"expires": 10},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -60,7 +80,7 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(["telemetry.rollup", "telemetry.store"])
+app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
 
 
 @setup_logging.connect

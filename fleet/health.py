@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
+from fleet.api import buckets
 from fleet.lib.clock import now
 from fleet.models import ProcessBeat
 from fleet.policy.signing import SigningError, current_root, root_key
@@ -45,6 +47,15 @@ class Probe:
     mend: str = ""
 
 
+_more: dict[str, Callable[[], Probe]] = {}
+"""Probes of other apps, by name, asked when the database answers."""
+
+
+def register_probe(name: str, probe: Callable[[], Probe]) -> None:
+    """Let an app add what it knows to the page; a name registered again is replaced."""
+    _more[name] = probe
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """All probes, in the order of the page."""
@@ -65,9 +76,9 @@ def gather() -> Health:
     probes = [database]
     if database.state != "down":
         probes += [migrations_probe(), *process_probes(now())]
-    probes += [broker_probe(), disk_probe()]
+    probes += [broker_probe(), limits_probe(), disk_probe()]
     if database.state != "down":
-        probes.append(keys_probe())
+        probes += [keys_probe(), *(probe() for probe in _more.values())]
     return Health(tuple(probes), now())
 
 
@@ -169,6 +180,19 @@ def _redis_probe(title: str) -> Probe:
     finally:
         client.close()
     return Probe("broker", title, "ok", f"Redis {version}, {where}")
+
+
+def limits_probe() -> Probe:
+    """Who counts what an install may push."""
+    title = _("Rate limits")
+    counted = buckets.backend()
+    if counted == "redis":
+        return Probe("limits", title, "ok", _("Counted in Redis, for all web processes together"))
+    detail = _("Each web process counts for itself")
+    if counted == "process":
+        return Probe("limits", title, "ok", detail)
+    mend = _("Nothing is refused because of it; start Redis to share the count again.")
+    return Probe("limits", title, "warn", detail, mend)
 
 
 def disk_probe() -> Probe:

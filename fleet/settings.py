@@ -37,6 +37,12 @@ FLEET_MIN_CLIENT: Final = env.envstr(
     "FLEET_MIN_CLIENT", "0.1.0", pattern=r"\d{1,6}\.\d{1,6}\.\d{1,6}"
 )
 FLEET_RETENTION_DAYS: Final = env.envint("FLEET_RETENTION_DAYS", 90, minimum=1, maximum=3650)
+# Content (trajectories): nothing of it is taken in unless this console says so as well.
+FLEET_TRAJECTORIES: Final = env.envbool("FLEET_TRAJECTORIES", default=False)
+FLEET_CONTENT_RETENTION_DAYS: Final = env.envint(
+    "FLEET_CONTENT_RETENTION_DAYS", 14, minimum=1, maximum=3650
+)
+FLEET_CONTENT_KEEP_PII: Final = env.envbool("FLEET_CONTENT_KEEP_PII", default=False)
 # Addresses of reverse proxies in front of us. Only they are believed when they say whom they speak
 # for; without one, X-Forwarded-For is any caller's free invention.
 FLEET_PROXIES: Final = env.envnetworks("FLEET_PROXIES", names=("unix",))
@@ -277,6 +283,26 @@ FLEET_RATE_ENROLL_PER_MIN: Final = env.envint(
 FLEET_RATE_INSTALL_PER_MIN: Final = env.envint(
     "FLEET_RATE_INSTALL_PER_MIN", 6_000, minimum=1, maximum=10_000_000
 )
+# Of one install, 0 is no limit. A fifth of what two cores take in, and a week without a network
+# (a few 100,000 rows) still comes in within the minute.
+FLEET_RATE_INSTALL_ROWS_PER_MIN: Final = env.envint(
+    "FLEET_RATE_INSTALL_ROWS_PER_MIN", 1_000_000, minimum=0, maximum=1_000_000_000
+)
+FLEET_RATE_INSTALL_BYTES_PER_MIN: Final = env.envint(
+    "FLEET_RATE_INSTALL_BYTES_PER_MIN", 256 * 1024**2, minimum=0, maximum=1024**4
+)
+# What becomes of a batch when the database is slow: "auto" measures, "open" spools every batch (for
+# work on the database), "shut" none.
+FLEET_VALVE: Final = env.envstr("FLEET_VALVE", "auto", pattern="auto|open|shut")
+FLEET_VALVE_SLOW_MS: Final = env.envint("FLEET_VALVE_SLOW_MS", 5_000, minimum=100, maximum=600_000)
+# One thread less than a web process has: whatever the database does, a poll is answered.
+FLEET_VALVE_STORES: Final = env.envint("FLEET_VALVE_STORES", 3, minimum=1, maximum=1_000)
+FLEET_SPOOL_MAX_BYTES: Final = env.envint(
+    "FLEET_SPOOL_MAX_BYTES", 512 * 1024**2, minimum=0, maximum=1024**4
+)
+FLEET_SPOOL_MAX_ROWS: Final = env.envint(
+    "FLEET_SPOOL_MAX_ROWS", 5_000_000, minimum=0, maximum=1_000_000_000
+)
 SPECTACULAR_SETTINGS = {
     "TITLE": "Hermes Fleet API",
     "VERSION": "1",
@@ -286,6 +312,10 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "fleet.api.openapi.add_problems",
+    ],
 }
 
 # -------------------------------------------------------------------------- files, language, time

@@ -18,10 +18,15 @@ MAX_LAG: Final = timedelta(minutes=15)
 """The filler runs every few seconds; a quarter of an hour means that no worker runs."""
 
 
+MAX_SPOOL_AGE: Final = timedelta(minutes=10)
+"""The drainer runs every five seconds; agents see their data this much late."""
+
+
 def register_checks() -> None:
     """Register what this module checks; called once by the app."""
     checks.register(check_partitions, checks.Tags.database)
     checks.register(check_rollup_lag, checks.Tags.database)
+    checks.register(check_spool, checks.Tags.database)
 
 
 def check_partitions(
@@ -77,6 +82,44 @@ def check_rollup_lag(
             )
         )
     return found
+
+
+def check_spool(
+    app_configs: Sequence[AppConfig] | None,  # noqa: ARG001 -- the framework's signature
+    databases: Sequence[str] | None = None,
+    **_: object,
+) -> list[checks.CheckMessage]:
+    """telemetry.W020: spooled batches wait too long; telemetry.W021: some were set aside."""
+    from telemetry.ingest.spool import spool_state
+
+    if not databases or not _has_tables() or not _has_spool():
+        return []
+    state = spool_state()
+    found: list[checks.CheckMessage] = []
+    if state.oldest_at is not None and now() - state.oldest_at > MAX_SPOOL_AGE:
+        found.append(
+            checks.Warning(
+                f"{state.waiting_count} acknowledged batches wait in the spool, the oldest since "
+                f"{state.oldest_at:%Y-%m-%d %H:%M} UTC.",
+                hint="See that worker and beat run, or run `manage.py telemetry_spool drain`.",
+                id="telemetry.W020",
+            )
+        )
+    if state.set_aside_count:
+        found.append(
+            checks.Warning(
+                f"{state.set_aside_count} spooled batches could not be stored and are set aside.",
+                hint="Run `manage.py telemetry_spool status`, mend the cause, then "
+                "`telemetry_spool retry`.",
+                id="telemetry.W021",
+            )
+        )
+    return found
+
+
+def _has_spool() -> bool:
+    """False before the migration that makes it."""
+    return "telemetry_spooledbatch" in connection.introspection.table_names()
 
 
 def _has_tables() -> bool:

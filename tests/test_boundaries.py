@@ -35,11 +35,19 @@ LAZY_IMPORTS = {
 FLEET_FOR_TELEMETRY = (
     "fleet.api",
     "fleet.console.registry",
+    # Erasing an install is one act of both: tombstone and report are the fleet's.
+    "fleet.enroll.erasure",
+    "fleet.enroll.erasure_report",
+    "fleet.policy.signing",
     "fleet.lib",
     "fleet.models",
     # What an install's policy asks for, and the tag it is served under; nothing that changes it.
     "fleet.policy.effective",
     "fleet.policy.serve",
+    # Who did it, the record of it, and the health page.
+    "fleet.audit",
+    "fleet.console.people",
+    "fleet.health",
     # How things look, so that a number looks the same on every page. None decides anything.
     "fleet.admin.base",
     "fleet.console.charts",
@@ -48,7 +56,8 @@ FLEET_FOR_TELEMETRY = (
     "fleet.console.rendering",
     "fleet.templatetags.fleet_format",
 )
-OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py"}
+# The decoder of OTLP in, and the way out; nothing else knows that there is such a package.
+OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py", "telemetry/ingest/otlp_protobuf.py"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ PROBLEM_CODES: Final[Mapping[str, tuple[int, str]]] = {
     "forbidden": (403, "Not allowed"),
     "plane_closed": (403, "This plane is closed for this install"),
     "scope": (403, "The credential lacks the scope"),
+    "install_erased": (403, "This install was erased on this console"),
     "token_exhausted": (403, "The enrollment token has been used up"),
     "cidr_denied": (403, "The enrollment token does not allow this address"),
     "not_found": (404, "No such resource"),
@@ -130,6 +131,9 @@ class Receipt:
     Shape: ``accepted`` counts rows by table that are now stored by this batch
     (inserted or merged), ``duplicates`` rows that were there already or older.
     received = sum(accepted) + duplicates + sum(rejected_counts).
+    ``spooled``: the console was overloaded and keeps the accepted rows in its spool. They are as
+    durable as any and count as accepted; which of them are duplicates is only seen later, and the
+    receipt stays what it is.
     """
 
     batch_id: str
@@ -139,10 +143,14 @@ class Receipt:
     rejected: tuple[Rejection, ...] = ()
     rejected_counts: dict[str, int] = field(default_factory=dict)
     policy_etag: str = ""
+    spooled: bool = False
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON object of the answer."""
-        return asdict(self)
+        """The JSON object of the answer; ``spooled`` only when it is true."""
+        data = asdict(self)
+        if not self.spooled:
+            del data["spooled"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Receipt:
@@ -173,6 +181,7 @@ class Receipt:
                 ),
                 rejected_counts={str(code): int(count) for code, count in counts.items()},
                 policy_etag=str(data.get("policy_etag", "")),
+                spooled=data.get("spooled") is True,
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError("not a receipt") from error

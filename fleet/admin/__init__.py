@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fleet.admin import accounts, changes, groups, installs, policy, tokens
+from fleet.admin import accounts, changes, erasures, groups, installs, policy, tokens
 
-__all__ = ["accounts", "changes", "groups", "installs", "policy", "tokens"]
+__all__ = ["accounts", "changes", "erasures", "groups", "installs", "policy", "tokens"]

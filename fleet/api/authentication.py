@@ -17,13 +17,18 @@ from agent_client.contract.tokens import PREFIX_INSTALL, Token, parse_token
 from fleet.api.errors import ApiProblem
 from fleet.api.throttling import check_address, check_install
 from fleet.enroll import accept_candidate
+from fleet.enroll.erasure import ERASED_DETAIL
 from fleet.lib.addresses import UNKNOWN, client_address
 from fleet.lib.clock import now
+from fleet.lib.prepared import PreparedFirst
 from fleet.lib.tokens import matches
-from fleet.models import Install, InstallCredential, InstallStatus, SyncState
+from fleet.models import ErasedCredential, Install, InstallCredential, InstallStatus, SyncState
 from fleet.policy.ack import refresh_sync
 
 _CLIENT: Final = re.compile(r"hermes-fleet-agent/(\d{1,6})\.(\d{1,6})\.(\d{1,6})", re.ASCII)
+_credential_by_key: Final = PreparedFirst(
+    lambda key_id: InstallCredential.objects.select_related("install").filter(key_id=key_id), "key"
+)
 SEEN_EVERY: Final = timedelta(minutes=1)
 """last_seen_at is written at most once in this time: a poll must not cost a write."""
 
@@ -86,9 +91,9 @@ def check_client(request: HttpRequest) -> None:
 
 
 def _credential_of(token: Token, moment: datetime) -> InstallCredential:
-    credential = (
-        InstallCredential.objects.select_related("install").filter(key_id=token.key_id).first()
-    )
+    credential = _credential_by_key(token.key_id)
+    if credential is None:
+        _refuse_erased(token)
     if credential is None or not matches(token, credential.stored):
         raise ApiProblem("credential_unknown")
     status = credential.install.status
@@ -99,6 +104,13 @@ def _credential_of(token: Token, moment: datetime) -> InstallCredential:
     if status == InstallStatus.QUARANTINED:
         raise ApiProblem("forbidden", "This install is quarantined; ask the operator.")
     return credential
+
+
+def _refuse_erased(token: Token) -> None:
+    """Tell an erased install why it is refused; it keeps what it has. Errors: install_erased."""
+    erased = ErasedCredential.objects.filter(key_id=token.key_id).first()
+    if erased is not None and matches(token, erased.stored):
+        raise ApiProblem("install_erased", ERASED_DETAIL)
 
 
 def touch(

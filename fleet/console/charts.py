@@ -31,6 +31,7 @@ from fleet.console.svg import (
 from fleet.templatetags.fleet_format import compact, exact
 
 Tone = Literal["1", "2", "3", "4", "5", "6", "good", "warn", "bad", "previous"]
+Style = Literal["area", "line", "dashed"]
 
 SPARK_WIDTH: Final = 120
 SPARK_HEIGHT: Final = 30
@@ -43,7 +44,7 @@ class Series:
     name: str
     values: tuple[float | None, ...]
     tone: Tone = "1"
-    style: Literal["area", "line", "dashed"] = "line"
+    style: Style = "line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +273,21 @@ def meter(share: float | None, title: str, tone: Tone = "1") -> SafeString:
         title,
         tone,
         number(max(width, 1.0) if width else 0.0),
+    )
+
+
+def interval(low: float, value: float, high: float, title: str) -> SafeString:
+    """A share of one with the range it may lie in: a stretch on a track, and a mark."""
+    left, right, at = (100 * min(max(share, 0.0), 1.0) for share in (low, high, value))
+    return format_html(
+        '<svg class="hf-interval" viewBox="0 0 100 8" preserveAspectRatio="none" role="img">'
+        '<title>{}</title><rect class="hf-track" y="3" width="100" height="2"/>'
+        '<rect class="hf-area-bar hf-t1" x="{}" y="1" width="{}" height="6"/>'
+        '<path class="hf-tick-mark hf-t1" d="M{} 0v8"/></svg>',
+        title,
+        number(left),
+        number(max(right - left, 0.8)),
+        number(at),
     )
 
 

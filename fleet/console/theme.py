@@ -132,6 +132,9 @@ UNFOLD: Final[dict[str, object]] = {
                 "title": _("Data"),
                 "separator": True,
                 "items": [
+                    _item(
+                        _("Insights"), "monitoring", "admin:insight-models", "telemetry.view_run"
+                    ),
                     _item(_("Runs"), "timeline", "admin:insight-runs", "telemetry.view_run"),
                     _item(
                         _("Summaries"),
@@ -144,6 +147,18 @@ UNFOLD: Final[dict[str, object]] = {
                         "inventory_2",
                         _lists("telemetry_ingestbatch"),
                         "telemetry.view_ingestbatch",
+                    ),
+                    _item(
+                        _("Quarantine"),
+                        "report",
+                        _lists("telemetry_quarantinedline"),
+                        "telemetry.view_quarantinedline",
+                    ),
+                    _item(
+                        _("Spool"),
+                        "hourglass_top",
+                        _lists("telemetry_spooledbatch"),
+                        "telemetry.view_spooledbatch",
                     ),
                 ],
             },
@@ -162,6 +177,12 @@ UNFOLD: Final[dict[str, object]] = {
                         "fact_check",
                         _lists("fleet_changerecord"),
                         "fleet.view_changerecord",
+                    ),
+                    _item(
+                        _("Erasures"),
+                        "delete_forever",
+                        _lists("fleet_erasure"),
+                        "fleet.view_erasure",
                     ),
                     _item(_("Users"), "person", _lists("auth_user"), "auth.view_user"),
                     _item(_("Roles"), "shield_person", _lists("auth_group"), "auth.view_group"),

@@ -13,10 +13,12 @@ from django.db import transaction
 from agent_client.contract.tokens import Token
 from fleet.audit import Actor, record_change
 from fleet.enroll.credentials import AGENT, new_credential
+from fleet.enroll.erasure import ERASED_DETAIL, erasure_lock, is_erased
 from fleet.enroll.installs import quarantine_install
 from fleet.lib import tokens
 from fleet.lib.addresses import is_in_network
 from fleet.lib.clock import now
+from fleet.lib.sql import transaction_lock
 from fleet.models import (
     Approval,
     EnrollmentRequest,
@@ -92,6 +94,7 @@ def enroll_install(presented: Token, applicant: Applicant) -> Admitted | Waiting
     """
     moment = now()
     token = _open_token(presented, applicant.address, moment)
+    _refuse_erased(applicant)
     existing = Install.objects.filter(pk=applicant.install_id).first()
     if existing is not None:
         _check_known(existing, applicant)
@@ -100,11 +103,17 @@ def enroll_install(presented: Token, applicant: Applicant) -> Admitted | Waiting
         request = _request_of(token, applicant, existing, moment)
         if request.status == RequestStatus.PENDING:
             return Waiting(request.user_code)
-    with transaction.atomic():
+    with transaction_lock(erasure_lock(applicant.install_id)):
+        _refuse_erased(applicant)  # an erasure may have begun while we looked
         _count_use(token, existing, applicant, moment)
         if request is not None:
             EnrollmentRequest.objects.filter(pk=request.pk).update(status=RequestStatus.DONE)
         return _admit(token, applicant, moment)
+
+
+def _refuse_erased(applicant: Applicant) -> None:
+    if is_erased(applicant.install_id):
+        raise EnrollRefused("install_erased", ERASED_DETAIL)
 
 
 def _open_token(presented: Token, address: str, moment: datetime) -> EnrollmentToken:

@@ -57,17 +57,44 @@ def lock_number(name: str) -> int:
 
 
 @contextmanager
-def transaction_lock(name: str, *, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+def transaction_lock(
+    name: str, *, patience_ms: int = 0, using: str = DEFAULT_DB_ALIAS
+) -> Iterator[None]:
     """A transaction in which no other holds the lock of this name, to its commit.
 
-    SQLite needs no lock of its own: its transactions are IMMEDIATE, so there is one writer.
+    ``patience_ms``: neither this lock nor any other of the transaction is waited for longer
+    (PostgreSQL); 0 waits as long as it takes. SQLite needs no lock of its own: its transactions
+    are IMMEDIATE, so there is one writer.
+    Errors: OperationalError (55P03) when the patience is at its end.
     """
     with transaction.atomic(using=using):
         connection = connections[using]
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(name)])
+                if patience_ms:
+                    cursor.execute(
+                        "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s)",
+                        [f"{patience_ms}ms", lock_number(name)],
+                    )
+                else:
+                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(name)])
         yield
+
+
+def limit_lock_waits(patience_ms: int, *, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Wait for no lock longer than this in the open transaction; SQLite has its own bound."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{patience_ms}ms"])
+
+
+def try_transaction_lock(name: str, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Take the lock of this name to the end of the open transaction, unless another holds it."""
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return True
+    return _ask(connection, "SELECT pg_try_advisory_xact_lock(%s)", lock_number(name))
 
 
 @contextmanager
@@ -87,6 +114,23 @@ def try_session_lock(name: str, *, using: str = DEFAULT_DB_ALIAS) -> Iterator[bo
     finally:
         if got:
             _ask(connection, "SELECT pg_advisory_unlock(%s)", lock_number(name))
+
+
+@contextmanager
+def session_lock(name: str, *, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+    """A block in which this session holds the lock of this name; waits for it.
+
+    Transactions begin and end inside it, so that the first snapshot is taken after the lock is had.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        yield
+        return
+    _ask(connection, "SELECT pg_advisory_lock(%s)", lock_number(name))
+    try:
+        yield
+    finally:
+        _ask(connection, "SELECT pg_advisory_unlock(%s)", lock_number(name))
 
 
 def _ask(connection: BaseDatabaseWrapper, sql: str, number: int) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from fleet.models.change import ChangeRecord
 from fleet.models.checkin import CheckInRecord
 from fleet.models.credential import (
+    STALE_DAYS,
     Approval,
     EnrollmentRequest,
     EnrollmentToken,
     InstallCredential,
     RequestStatus,
 )
+from fleet.models.erasure import ErasedCredential, Erasure
 from fleet.models.fleet import Fleet, ProcessBeat
 from fleet.models.group import InstallGroup
 from fleet.models.install import Install, InstallQuerySet, InstallStatus, SyncState
@@ -27,11 +29,14 @@ from fleet.models.policy import (
 )
 
 __all__ = [
+    "STALE_DAYS",
     "Approval",
     "ChangeRecord",
     "CheckInRecord",
     "EnrollmentRequest",
     "EnrollmentToken",
+    "ErasedCredential",
+    "Erasure",
     "Fleet",
     "Install",
     "InstallBundle",

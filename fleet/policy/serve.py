@@ -5,13 +5,17 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from agent_client.contract.canonical import sha256_hex
 from agent_client.contract.policy_doc import ASSIGNMENT_LIFE_S, Assignment
 from fleet.lib.clock import datetime_to_ns
+from fleet.lib.prepared import PreparedFirst
 from fleet.models import (
     Install,
     InstallBundle,
@@ -36,17 +40,23 @@ class Served:
     bundle_sha256: str
 
 
+_newest_target: Final = PreparedFirst(
+    lambda everyone, own: PolicyTarget.objects.filter(
+        Q(group_number=everyone) | Q(group_number=own)
+    ).order_by("-revision__version", "-group_number"),
+    1,
+    2,
+)
+_held_policy: Final = PreparedFirst(lambda pk: InstallPolicy.objects.filter(pk=pk), UUID(int=1))
+
+
 def target_of(install: Install) -> PolicyTarget | None:
     """The newest revision's target for an install's group; None before the first publish.
 
     One query: newest revision first, in which the group's own target wins over everyone's,
     which every revision has.
     """
-    return (
-        PolicyTarget.objects.filter(group_number__in={EVERYONE, install.group_id or EVERYONE})
-        .order_by("-revision__version", "-group_number")
-        .first()
-    )
+    return _newest_target(EVERYONE, install.group_id or EVERYONE)
 
 
 def assignment_for(install: Install, *, moment: datetime) -> Served | None:
@@ -60,7 +70,7 @@ def assignment_for(install: Install, *, moment: datetime) -> Served | None:
     if target is None:
         return None
     for _attempt in range(5):
-        held = InstallPolicy.objects.filter(pk=install.pk).first()
+        held = _held_policy(install.pk)
         if held is not None and held.bundle_id == target.bundle_id and held.is_fresh(moment):
             return _served(held)
         issued = _issue(install, held, target.bundle_id, moment=moment)

@@ -29,6 +29,12 @@ def meter(share: float | None, title: str = "", tone: charts.Tone = "1") -> Safe
 
 
 @register.simple_tag
+def interval(low: float, value: float, high: float, title: str) -> SafeString:
+    """A share of one with the range it may lie in."""
+    return charts.interval(low, value, high, title)
+
+
+@register.simple_tag
 def change_of(
     value: float | None, good: str = "up", unit: str = "relative", previous: str = ""
 ) -> SafeString:

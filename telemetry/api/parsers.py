@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from django.http import HttpRequest
+from django.http.request import UnreadablePostError
 
 from telemetry.ingest.decode import IngestError, Readable
 
@@ -26,4 +27,18 @@ def body_stream(request: HttpRequest) -> tuple[Readable, int | None]:
         return request, int(length)
     if length or not meta.get("wsgi.input_terminated"):
         raise IngestError("malformed_body", "the body's length is not known")
-    return cast("Readable", meta["wsgi.input"]), None
+    return _Chunked(cast("Readable", meta["wsgi.input"])), None
+
+
+class _Chunked:
+    """A chunked body as the server reads it; whatever it finds wrong is an unreadable body."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes. Errors: UnreadablePostError."""
+        try:
+            return self._stream.read(size)
+        except Exception as error:
+            raise UnreadablePostError("the chunks cannot be read") from error

@@ -19,11 +19,13 @@ from fleet.lib.clock import now
 from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from fleet.policy.serve import served_etag
+from telemetry.api.limits import Meter, rows_in
+from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
-from telemetry.ingest.decode import Body, IngestError, read_body
-from telemetry.ingest.gate import count_refusal, is_open
-from telemetry.ingest.headers import PushHeaders, read_headers
-from telemetry.ingest.receive import BatchHeader, receive_batch
+from telemetry.ingest.decode import Body, IngestError, Readable, read_body
+from telemetry.ingest.gate import count_refusal, plane_is_open, scrubs_pii
+from telemetry.ingest.headers import PushHeaders, date_skew_ms, read_headers
+from telemetry.ingest.receive import BatchHeader, is_known, receive_batch
 from telemetry.models.rollups import NO_GROUP
 
 
@@ -31,7 +33,7 @@ class BatchView(APIView):
     """Takes in one batch of telemetry.
 
     Checks, in this order: method, credential, scope, content type, encoding, headers, plane,
-    body. The receipt leaves after the commit.
+    rate limits, body. The receipt leaves after the commit.
     """
 
     authentication_classes = [InstallTokenAuthentication]
@@ -49,8 +51,9 @@ class BatchView(APIView):
 
     @extend_schema(
         operation_id="push_batch",
+        parameters=PUSH_HEADERS,
         request={wire.MEDIA_NDJSON: OpenApiTypes.BINARY},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: RECEIPT},
     )
     def post(self, request: Request) -> Response:
         """Answer with the receipt."""
@@ -58,22 +61,36 @@ class BatchView(APIView):
         try:
             headers = read_headers(request.headers)
             _check_plane(install, headers)
-            body = _read(request, headers)
-            header = _batch_header(install, request, headers)
-            outcome = receive_batch(header, body)
+            stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
+            meter = Meter(install.pk)
+            meter.take_bytes(expected_bytes)
+            with meter.turn():
+                body = _read(stream, expected_bytes, headers)
+                header = _batch_header(install, request, headers)
+                _take_rows(meter, header, body)
+                outcome = receive_batch(header, body)
         except IngestError as error:
-            raise ApiProblem(error.code, error.detail) from None
-        return Response(outcome.receipt)
+            raise ApiProblem(error.code, error.detail, retry_after_s=error.retry_after_s) from None
+        if outcome.is_replay:
+            meter.repeated()
+        return Response(outcome.receipt, headers=meter.headers())
+
+
+def _take_rows(meter: Meter, header: BatchHeader, body: Body) -> None:
+    """Charge the rows. One that is known already is answered whatever the level is."""
+    row_count = rows_in(body.data)
+    if not meter.take_rows(row_count, wire_bytes=body.wire_bytes) and not is_known(header):
+        meter.refuse_rows(row_count)
 
 
 def _check_plane(install: Install, headers: PushHeaders) -> None:
-    if not is_open(headers.plane, consent=headers.consent, bound=mandatory_values(install)):
+    bound = mandatory_values(install)
+    if not plane_is_open(install, headers.plane, consent=headers.consent, bound=bound):
         count_refusal(install.pk, headers.plane)
         raise IngestError("plane_closed", f"the {headers.plane} plane is closed for this install")
 
 
-def _read(request: Request, headers: PushHeaders) -> Body:
-    stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
+def _read(stream: Readable, expected_bytes: int | None, headers: PushHeaders) -> Body:
     try:
         body = read_body(stream, headers.encoding, expected_bytes=expected_bytes)
     except (UnreadablePostError, OSError):
@@ -96,4 +113,6 @@ def _batch_header(install: Install, request: Request, headers: PushHeaders) -> B
         last_seq=headers.last_seq,
         policy_etag=served_etag(install, moment=now()),
         group_id=install.group_id or NO_GROUP,
+        clock_skew_ms=date_skew_ms(request.headers.get("Date", "")),
+        content_pii=headers.plane != "trajectories" or scrubs_pii(install),
     )

@@ -24,12 +24,16 @@ ENCODINGS: Final = ("identity", "gzip", "zstd")
 
 
 class IngestError(Exception):
-    """The batch as a whole is refused; ``code`` is one of wire.PROBLEM_CODES."""
+    """The batch as a whole is refused; ``code`` is one of wire.PROBLEM_CODES.
 
-    def __init__(self, code: str, detail: str) -> None:
+    ``retry_after_s``: when it is worth another try, for those that know better than the default.
+    """
+
+    def __init__(self, code: str, detail: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 class Readable(Protocol):

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agent_client.contract.redact import RULESET_VERSION, redact_text
 from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
-from telemetry.store.copy import Row
+from telemetry.store.content import Content
+from telemetry.store.copy import Columns, Row, columns_of
+from telemetry.store.pack import Values
 from telemetry.store.summaries import Summary
 
 MAX_REMEMBERED: Final = 20_000
@@ -32,34 +36,89 @@ _HEX_ID: Final = re.compile(
 )
 """Most ids; asked before ``HOST_ID``, because it fails or succeeds without going back. Any other
 goes the long way: vendors make keys of hex parts with hyphens, too."""
+HEX_ID_CHARS: Final = (16, 32)
+_HEX_DIGITS: Final = b"0123456789abcdef"
 _ID_FIELDS: Final = frozenset({"record_id", "install_id"})
 _clean: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Scrubbed:
-    """What may be stored; ``hit_count`` texts (distinct, by column) had to be changed."""
+    """What may be stored; ``hit_count`` texts (distinct, by column) had to be changed.
+
+    ``columns``: the rows column by column, where they are at hand.
+    """
 
     rows: dict[str, list[Row]]
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
+    traces: dict[str, TraceFacts] = field(default_factory=dict)
+    content: Content | None = None
     ruleset: str = str(RULESET_VERSION)
+    columns: dict[str, Columns] = field(default_factory=dict)
+
+    def columns_by_table(self) -> dict[str, Columns]:
+        """The rows column by column; of a table without rows, none."""
+        return self.columns or {name: columns_of(found) for name, found in self.rows.items()}
 
 
-def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
-    """The rows with every secret replaced; redaction itself fails closed."""
+def scrub_rows(
+    rows: Mapping[str, list[Row]], traces: dict[str, TraceFacts] | None = None
+) -> Scrubbed:
+    """The rows, and what traces say of their runs, with every secret replaced.
+
+    Redaction itself fails closed.
+    """
     scrubbed: dict[str, list[Row]] = {}
+    by_column: dict[str, Columns] = {}
     hit_count = 0
     for name, found in rows.items():
-        changes: list[tuple[int, dict[str, str]]] = []
-        for at, column in enumerate(BY_NAME[name].columns):
-            if column.max_chars and found:
-                change = _changes({row[at] for row in found}, is_id=column.kind == "id")
-                hit_count += len(change)
+        columns = list(columns_of(found))
+        is_changed = False
+        for at, column in enumerate(BY_NAME[name].columns if columns else ()):
+            if column.max_chars:
+                change = _changes_of(columns[at], is_id=column.kind == "id")
                 if change:
-                    changes.append((at, change))
-        scrubbed[name] = [_changed(row, changes) for row in found] if changes else found
-    return Scrubbed(scrubbed, hit_count)
+                    hit_count += len(change)
+                    is_changed = True
+                    columns[at] = [change.get(value, value) for value in columns[at]]  # type: ignore[arg-type]  # texts and None
+        scrubbed[name] = list(zip(*columns, strict=True)) if is_changed else found
+        by_column[name] = columns
+    told = traces or {}
+    hit_count += _scrub_traces(told)
+    return Scrubbed(scrubbed, hit_count, traces=told, columns=by_column)
+
+
+def _changes_of(values: Values, *, is_id: bool) -> dict[str, str]:
+    """What the distinct texts of a column become; only those that change."""
+    if is_id and _are_hex_ids(values):
+        return {}
+    return _changes(set(values), is_id=is_id)
+
+
+def _are_hex_ids(values: Values) -> bool:
+    """Whether all texts of a column are hex ids, found without a look at each.
+
+    The same verdict as ``_HEX_ID`` on every one, without the form with hyphens.
+    """
+    texts = list(filter(None, values))
+    if not texts:
+        return True
+    sizes = set(map(len, texts))  # type: ignore[arg-type]  # a column of texts
+    if min(sizes) < HEX_ID_CHARS[0] or max(sizes) > HEX_ID_CHARS[1]:
+        return False
+    joined = "".join(texts)  # type: ignore[arg-type]  # the same
+    return joined.isascii() and not joined.encode().translate(None, _HEX_DIGITS)
+
+
+def _scrub_traces(traces: Mapping[str, TraceFacts]) -> int:
+    """Replace the secrets in what is said of runs; how many texts had to be changed."""
+    said = {said[3] for facts in traces.values() for said in facts.said.values()}
+    change = _changes(set(said), is_id=False)
+    if change:
+        for facts in traces.values():
+            facts.replace(change)
+    return len(change)
 
 
 def scrub_summaries(summaries: list[Summary]) -> Scrubbed:
@@ -114,7 +173,12 @@ def scrub_text(text: str) -> str:
     return scrubbed
 
 
-def _changes(values: set[object], *, is_id: bool) -> dict[str, str]:
+def scrub_id(text: str) -> str:
+    """An id with every secret replaced; ids of the usual forms are known by them."""
+    return _changes({text}, is_id=True).get(text, text)
+
+
+def _changes(values: AbstractSet[object], *, is_id: bool) -> dict[str, str]:
     changes: dict[str, str] = {}
     for value in values:
         if not isinstance(value, str) or not value or value in _clean:
@@ -135,12 +199,3 @@ def _remember(text: str) -> None:
     if len(_clean) >= MAX_REMEMBERED:
         _clean.clear()
     _clean.add(text)
-
-
-def _changed(row: Row, changes: list[tuple[int, dict[str, str]]]) -> Row:
-    values = list(row)
-    for at, change in changes:
-        value = values[at]
-        if isinstance(value, str):
-            values[at] = change.get(value, value)
-    return tuple(values)

@@ -11,7 +11,7 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, NoReturn
 
@@ -20,7 +20,11 @@ import msgspec
 from agent_client.contract import tables, wire
 from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import Column, Table
-from telemetry.store.copy import Row, Value
+from telemetry.ingest.decode import split_lines
+from telemetry.ingest.otlp_traces import TraceFacts
+from telemetry.store.content import Content
+from telemetry.store.copy import Row
+from telemetry.store.pack import Value
 from telemetry.store.summaries import Summary
 
 SEQ: Final = Column("seq", "time", required=True)
@@ -33,7 +37,9 @@ KINDS_OF_PLANE: Final[Mapping[str, Mapping[str, Table]]] = {
 }
 """The tables whose rows a plane may carry: one that comes in under another plane's consent is
 refused. The aggregate plane's records are no rows of a table: see ``summaries``."""
-_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+"""A string, or the rest of the line: were its end asked for, each of a million escaped quotes in a
+string that never ends would be looked at to the end of the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """received = number of all rows and summaries + number of refused."""
+    """received = number of all rows, summaries and traces + number of refused."""
+
+    """received = number of all rows, summaries and items of content + number of refused."""
 
     received: int
     rows: dict[str, list[Row]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
+    traces: dict[str, TraceFacts] = field(default_factory=dict)
+    content: Content | None = None
 
 
 class LineFault(Exception):
@@ -73,6 +83,20 @@ class LineFault(Exception):
         self.detail = detail
 
 
+def validate_body(data: bytes, bounds: TimeBounds, *, plane: str = "local") -> Verdicts:
+    """A verdict on each line of a body, as ``validate_lines`` would give it.
+
+    A body that is beyond doubt as a whole is never cut into lines.
+    Errors: IngestError too_many_lines.
+    """
+    if KINDS_OF_PLANE[plane]:
+        content = data[:-1] if data.endswith(b"\n") else data
+        rows = _take_all(content, content.count(b"\n") + 1, bounds)
+        if rows is not None:
+            return Verdicts(sum(map(len, rows.values())), rows)
+    return validate_lines(split_lines(data), bounds, plane=plane)
+
+
 def validate_lines(
     lines: Sequence[tuple[int, bytes]],
     bounds: TimeBounds,
@@ -82,12 +106,17 @@ def validate_lines(
 ) -> Verdicts:
     """A verdict on each line; never raises, whatever the bytes are."""
     kinds = KINDS_OF_PLANE[plane]
+    if kinds:
+        taken = _take_all(b"\n".join(line for _, line in lines), len(lines), bounds)
+        if taken is not None:
+            return Verdicts(len(lines), taken)
     rows: dict[str, list[Row]] = {name: [] for name in tables.BY_NAME}
     refused: list[Refused] = []
-    if kinds and _take_all([line for _, line in lines], bounds, rows):
-        return Verdicts(len(lines), rows)
     for number, line in lines:
-        if kinds and _take_all([line], bounds, rows):
+        found = _take_all(line, 1, bounds) if kinds else None
+        if found is not None:
+            for name, more in found.items():
+                rows[name] += more
             continue
         try:
             table, row = _careful(line, kinds, bounds, line_bytes)
@@ -168,48 +197,60 @@ _DECODER: Final[msgspec.json.Decoder[msgspec.Struct]] = msgspec.json.Decoder(
 )
 
 
-def _is_plain(lines: Sequence[bytes], data: bytes) -> bool:
+def _is_plain(data: bytes, line_count: int) -> bool:
     """Whether the keys of all lines can be counted by the two bytes quote and colon.
 
     Without a backslash every quote opens or closes a string, and without a blank behind it the
-    quote that closes a key stands before its colon. No line's end lies within an object: after
-    a closing brace JSON has an opening one only where a new value begins.
+    quote that closes a key stands before its colon. Lines begin and end with a brace, and no
+    line's end lies within an object: after a closing brace JSON has an opening one only where a
+    new value begins.
     """
     return (
         b"\\" not in data
         and b"\t" not in data
         and b"\r" not in data
         and (b" " not in data or b'" ' not in data)
-        and all(line[:1] == b"{" and line[-1:] == b"}" for line in lines)
+        and data[:1] == b"{"
+        and data[-1:] == b"}"
+        and data.count(b"}\n{") == line_count - 1
     )
 
 
-def _take_all(lines: Sequence[bytes], bounds: TimeBounds, rows: dict[str, list[Row]]) -> bool:
-    """Add the rows of all lines, or none of them and False when any is not beyond doubt."""
-    data = b"\n".join(lines)
-    if not _is_plain(lines, data):
-        return False
+def _take_all(data: bytes, line_count: int, bounds: TimeBounds) -> dict[str, list[Row]] | None:
+    """The rows of all lines by table, or None when any is not beyond doubt.
+
+    ``line_count`` is one more than the ends of lines in ``data``.
+    """
+    if line_count > wire.MAX_LINES or not _is_plain(data, line_count):
+        return None
     try:
         items = _DECODER.decode_lines(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
+        return None
     taken: dict[type[msgspec.Struct], list[Row]] = {struct: [] for struct in _STRUCTS}
+    add_to = {struct: rows.append for struct, rows in taken.items()}
+    as_row = msgspec.structs.astuple
     for item in items:
-        taken[type(item)].append(msgspec.structs.astuple(item))
+        add_to[type(item)](as_row(item))
     key_count = sum(_STRUCTS[struct].key_count * len(found) for struct, found in taken.items())
     # Each line has every key at least once; with this total it has each exactly once, and no
     # other: nothing unknown, nothing nested, nothing twice.
-    if len(items) != len(lines) or data.count(b'":') != key_count:
-        return False
+    if len(items) != line_count or data.count(b'":') != key_count:
+        return None
     if not all(_are_timely(_STRUCTS[struct], found, bounds) for struct, found in taken.items()):
-        return False
-    for struct, found in taken.items():
-        rows[_STRUCTS[struct].table.name].extend(found)
-    return True
+        return None
+    return {_STRUCTS[struct].table.name: found for struct, found in taken.items()}
 
 
-def _are_timely(shape: _Shape, rows: Iterable[Row], bounds: TimeBounds) -> bool:
-    return not any(_time_fault(shape, row, bounds) for row in rows)
+def _are_timely(shape: _Shape, rows: Sequence[Row], bounds: TimeBounds) -> bool:
+    """Whether no row has a fault of time, found column by column."""
+    if not rows:
+        return True
+    times_ns = [row[shape.time_at] for row in rows]
+    latest_ns = [max(times_ns)]  # type: ignore[type-var]  # required: all are int
+    for at in shape.other_times:
+        latest_ns += filter(None, [row[at] for row in rows])
+    return min(times_ns) >= bounds.oldest_ns and max(latest_ns) <= bounds.newest_ns  # type: ignore[type-var,operator]  # the same
 
 
 def _time_fault(shape: _Shape, row: Row, bounds: TimeBounds) -> tuple[str, str] | None:
@@ -259,7 +300,7 @@ def read_record(line: bytes, line_bytes: int = wire.MAX_LINE_BYTES) -> dict[str,
 
 
 def _depth_of(line: bytes) -> int:
-    """How deep brackets nest outside of strings; exact for JSON, harmless for anything else."""
+    """How deep brackets nest outside of strings, no further than to the limit; exact for JSON."""
     if line.count(b"{") + line.count(b"[") <= wire.MAX_DEPTH:
         return 0
     depth = deepest = 0
@@ -267,6 +308,8 @@ def _depth_of(line: bytes) -> int:
         if byte in b"{[":
             depth += 1
             deepest = max(deepest, depth)
+            if deepest > wire.MAX_DEPTH:
+                break
         elif byte in b"}]":
             depth -= 1
     return deepest

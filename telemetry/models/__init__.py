@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telemetry.models.aggregate import AggregateRecord
 from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, QuarantinedLine
+from telemetry.models.boards import InstallBoard
 from telemetry.models.cells import (
     ALL_GROUPS,
     NEW_CELL_MODELS,
@@ -17,6 +18,11 @@ from telemetry.models.cells import (
     RunsCell,
     ToolCallsCell,
     Unit,
+)
+from telemetry.models.content import (
+    CONTENT_MODELS,
+    ContentMessage,
+    ContentSession,
 )
 from telemetry.models.events import (
     EVENT_MODELS,
@@ -32,6 +38,7 @@ from telemetry.models.events import (
     Span,
     ToolCall,
 )
+from telemetry.models.quarantine import QuarantineJob
 from telemetry.models.rollups import (
     CELL_MODELS,
     Cell,
@@ -43,15 +50,20 @@ from telemetry.models.rollups import (
     ToolCell,
     TouchedHour,
 )
+from telemetry.models.spool import SpooledBatch
+from telemetry.models.trace import OtlpTrace
 
 __all__ = [
     "ALL_GROUPS",
     "CELL_MODELS",
+    "CONTENT_MODELS",
     "EVENT_MODELS",
     "NEW_CELL_MODELS",
     "AggregateRecord",
     "Cell",
     "ClosedPlane",
+    "ContentMessage",
+    "ContentSession",
     "CostsCell",
     "CronEvent",
     "ErrorCell",
@@ -64,6 +76,7 @@ __all__ = [
     "GatewayEvent",
     "HistogramCell",
     "IngestBatch",
+    "InstallBoard",
     "InstallCell",
     "InstallHour",
     "InstallIntake",
@@ -71,6 +84,8 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "OtlpTrace",
+    "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",
     "Run",
@@ -78,6 +93,7 @@ __all__ = [
     "RunsCell",
     "SkillEvent",
     "Span",
+    "SpooledBatch",
     "ToolCall",
     "ToolCallsCell",
     "ToolCell",

@@ -16,15 +16,18 @@ class IngestBatchQuerySet(models.QuerySet["IngestBatch"]):
 
 
 class IngestBatch(models.Model):
-    """One received batch: committed together with its rows, never changed afterwards.
+    """One received batch: committed together with its rows.
 
-    Shape: received = inserted + merged + duplicate + rejected; ``receipt`` is the answer that a
+    Shape: received = inserted + merged + duplicate + rejected + spooled + expired. ``spooled`` rows
+    are durable and wait in the spool: the drainer moves them to the first three, or to expired when
+    their day was dropped meanwhile, and says when (``drained_at``); nothing else of a batch ever
+    changes. ``receipt`` is the answer that a
     repeat of the same batch id gets again. ``content_sha256`` is taken over the decoded bytes, so
     the same content compressed anew is the same batch. No foreign key to the install: telemetry
     can move to a store of its own.
-    Units: ``clock_skew_ms`` is the batch id's own clock (UUIDv7) minus ours; positive: the agent
-    is ahead; the time a batch waited to be sent makes it smaller, so only positive values and
-    steady ones mean a wrong clock.
+    Units: ``clock_skew_ms`` is the agent's clock minus ours when it sent the batch (its Date
+    header, else its id, a UUIDv7); positive: the agent is ahead. The time on the way makes it
+    smaller: ``store.clocks`` looks at several.
     """
 
     class Source(models.TextChoices):
@@ -50,6 +53,8 @@ class IngestBatch(models.Model):
     merged_count = models.IntegerField(default=0)
     duplicate_count = models.IntegerField(default=0)
     rejected_count = models.IntegerField(default=0)
+    spooled_count = models.IntegerField(default=0)
+    expired_count = models.IntegerField(default=0)
     quarantined_count = models.IntegerField(default=0)
     scrubbed_count = models.IntegerField(default=0)
     ruleset_version = models.CharField(max_length=40, blank=True, default="")
@@ -60,6 +65,7 @@ class IngestBatch(models.Model):
     last_seq = models.BigIntegerField(null=True)
     clock_skew_ms = models.BigIntegerField(null=True)
     received_at = models.DateTimeField(db_index=True)
+    drained_at = models.DateTimeField(null=True)
 
     objects = IngestBatchQuerySet.as_manager()
 
@@ -72,6 +78,11 @@ class IngestBatch(models.Model):
         ]
         indexes = [
             models.Index(fields=["install_id", "-received_at"], name="telemetry_batch_install"),
+            models.Index(
+                fields=["drained_at"],
+                name="telemetry_batch_drained",
+                condition=models.Q(drained_at__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -83,6 +94,7 @@ class QuarantinedLine(models.Model):
 
     Shape: ``code`` of contract.wire.LINE_CODES, ``detail`` a column's name and never a value,
     ``raw_text`` the first 4 KiB, bytes that are no UTF-8 and NUL written as escapes.
+    ``is_replayable``: the text is the whole line as it came, so that it can be judged again.
     """
 
     install_id = models.UUIDField()
@@ -91,6 +103,8 @@ class QuarantinedLine(models.Model):
     code = models.CharField(max_length=40)
     detail = models.CharField(max_length=200, blank=True, default="")
     raw_text = models.TextField(blank=True, default="")
+    plane = models.CharField(max_length=16, default="local")
+    is_replayable = models.BooleanField(default=False)
     received_at = models.DateTimeField(db_index=True)
 
     class Meta:
@@ -100,6 +114,11 @@ class QuarantinedLine(models.Model):
             models.UniqueConstraint(
                 fields=["install_id", "batch_id", "line"], name="telemetry_quarantine_once"
             ),
+        ]
+        indexes = [models.Index(fields=["code", "detail"], name="telemetry_quarantine_why")]
+        permissions = [
+            ("replay_quarantinedline", "Can replay quarantined lines"),
+            ("purge_quarantinedline", "Can discard quarantined lines"),
         ]
 
     def __str__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -11,12 +10,13 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from agent_client.contract.aggregate import Heartbeat, WorkflowCompleted
-from fleet.console import charts, registry
+from fleet.console import registry
 from fleet.console.heat import heat_map
 from fleet.console.registry import InstallPanel, Page, Panel, PanelRequest
 from fleet.models import Install
 from telemetry.insight import queries
-from telemetry.insight.answers import Overview
+from telemetry.insight.answers import InstallLine, Overview
+from telemetry.insight.filters import Filters
 from telemetry.insight.window import Window
 from telemetry.models import (
     AggregateRecord,
@@ -26,115 +26,85 @@ from telemetry.models import (
     InstallIntake,
     Run,
 )
+from telemetry.pages import content_panel, erase, figures, insights
+from telemetry.pages.figures import rate_tone
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
+from telemetry.store.clocks import significant_skews
 
-MAX_TOOL_ROWS: Final = 10
+MAX_TOOL_ROWS: Final = 8
 MAX_ERROR_ROWS: Final = 8
 MAX_MODEL_ROWS: Final = 8
 MAX_RECENT_ROWS: Final = 10
-WARN_RATE: Final = 0.03
-BAD_RATE: Final = 0.06
-"""Failure rates of a tool that are coloured; most tools of a healthy fleet stay below 2 %."""
+MAX_COST_ROWS: Final = 6
+MAX_NEW_ROWS: Final = 8
+MAX_TOP_ROWS: Final = 8
 
 
 def overview_of(wanted: PanelRequest) -> Overview:
     """The numbers of the page, asked once and shared by all panels."""
     held = wanted.memo.get("overview")
     if not isinstance(held, Overview):
-        held = queries.overview(_window(wanted), group_id=wanted.group_id)
+        window = Window(wanted.window.start, wanted.window.end)
+        held = queries.overview(window, Filters(group_id=wanted.group_id))
         wanted.memo["overview"] = held
     return held
-
-
-def _window(wanted: PanelRequest) -> Window:
-    return Window(wanted.window.start, wanted.window.end)
-
-
-def _skip(data: Overview) -> int:
-    """1 when the first day began before the window: a part of a day misleads on a chart."""
-    is_cut = data.window.bucket_of(data.window.start) != data.window.start
-    return 1 if is_cut and len(data.series) > 2 else 0
-
-
-def _moments(data: Overview) -> tuple[datetime, ...]:
-    return tuple(point.start for point in data.series[_skip(data) :])
 
 
 def numbers(wanted: PanelRequest) -> Mapping[str, object]:
     """The tiles and the age of the data."""
     data = overview_of(wanted)
-    installs = Install.objects.active()
+    enrolled = Install.objects.active()
     if wanted.group_id is not None:
-        installs = installs.filter(group_id=wanted.group_id)
-    return {"tiles": tiles_of(data, installs.count()), "freshness": data.freshness}
+        enrolled = enrolled.filter(group_id=wanted.group_id)
+    return {"tiles": tiles_of(data, enrolled.count()), "scope": data.scope}
 
 
 def activity(wanted: PanelRequest) -> Mapping[str, object]:
     """Runs and failures over time, with the window before."""
     data = overview_of(wanted)
-    skip = _skip(data)
-    earlier = tuple(map(float, data.previous_runs[skip:]))
-    runs = tuple(float(point.runs) for point in data.series[skip:])
-    failed = tuple(float(point.failed_runs) for point in data.series[skip:])
-    series = [
-        charts.Series(_("Runs"), runs, "1", "area"),
-        charts.Series(_("Failed runs"), failed, "bad"),
-    ]
-    if len(earlier) == len(runs) and any(earlier):
-        series.insert(0, charts.Series(_("Runs, window before"), earlier, "previous", "dashed"))
-    chart = charts.TimeChart("activity", _("Runs and failures"), _moments(data), tuple(series))
-    return {"chart": charts.line_chart(chart), "unit": data.unit, "is_empty": not data.runs.value}
+    chart = figures.runs_over_time(data.runs)
+    return {"chart": chart, "unit": data.scope.unit, "is_empty": not _run_count(data)}
 
 
 def tokens(wanted: PanelRequest) -> Mapping[str, object]:
     """Tokens by model over time."""
     data = overview_of(wanted)
-    skip = _skip(data)
-    tones: tuple[charts.Tone, ...] = ("1", "2", "3", "4", "5", "6")
-    series = tuple(
-        charts.Series(line.model, tuple(map(float, line.tokens[skip:])), tones[index % 6])
-        for index, line in enumerate(data.tokens_by_model)
-    )
-    chart = charts.TimeChart("tokens", _("Tokens by model"), _moments(data), series)
-    return {"chart": charts.stacked_bars(chart), "unit": data.unit, "is_empty": not series}
+    chart = figures.tokens_over_time(data.models)
+    return {"chart": chart, "unit": data.scope.unit, "is_empty": not data.models.series}
 
 
 def heat(wanted: PanelRequest) -> Mapping[str, object]:
     """When the fleet works."""
     data = overview_of(wanted)
     title = _("Runs by weekday and hour (UTC)")
-    return {
-        "chart": heat_map("heat", title, data.heat, _("runs")),
-        "is_empty": not data.runs.value,
-    }
+    chart = heat_map("heat", title, data.heat.runs, _("runs"))
+    return {"chart": chart, "is_empty": not _run_count(data)}
+
+
+def _run_count(data: Overview) -> int:
+    return data.runs.totals.value.run_count
 
 
 def tools(wanted: PanelRequest) -> Mapping[str, object]:
     """Tools with calls, failure rate and p95."""
-    lines = overview_of(wanted).tools
-    highest = max((line.failure_rate or 0 for line in lines[:MAX_TOOL_ROWS]), default=0) or 1
+    lines = overview_of(wanted).tools.lines
+    shown = lines[:MAX_TOOL_ROWS]
+    highest = max((line.failure_rate or 0 for line in shown), default=0) or 1
     rows = [
         {
             "line": line,
             "share": (line.failure_rate or 0) / highest,
             "tone": rate_tone(line.failure_rate),
         }
-        for line in lines[:MAX_TOOL_ROWS]
+        for line in shown
     ]
     return {"rows": rows, "more": len(lines) - len(rows)}
 
 
-def rate_tone(rate: float | None) -> charts.Tone:
-    """The colour of a failure rate."""
-    if rate is None or rate < WARN_RATE:
-        return "1"
-    return "bad" if rate >= BAD_RATE else "warn"
-
-
 def errors(wanted: PanelRequest) -> Mapping[str, object]:
     """Classes of errors with how many were given up."""
-    lines = overview_of(wanted).error_lines
+    lines = overview_of(wanted).errors.lines
     highest = max((line.errors for line in lines), default=0) or 1
     rows = [{"line": line, "share": line.errors / highest} for line in lines[:MAX_ERROR_ROWS]]
     return {"rows": rows, "more": len(lines) - len(rows)}
@@ -142,20 +112,67 @@ def errors(wanted: PanelRequest) -> Mapping[str, object]:
 
 def models(wanted: PanelRequest) -> Mapping[str, object]:
     """Models with calls, tokens, known cost and latency."""
-    lines = overview_of(wanted).models
+    lines = overview_of(wanted).models.lines
     return {"rows": lines[:MAX_MODEL_ROWS], "more": max(0, len(lines) - MAX_MODEL_ROWS)}
 
 
-def top_installs(wanted: PanelRequest) -> Mapping[str, object]:
-    """Installs with the most runs, by name."""
-    lines = overview_of(wanted).top_installs
-    known = Install.objects.select_related("group").in_bulk([line.install_id for line in lines])
-    highest = max((line.runs for line in lines), default=0) or 1
+def costs(wanted: PanelRequest) -> Mapping[str, object]:
+    """Cost by how it is known, and versions with what they complete."""
+    data = overview_of(wanted)
+    total = data.costs.total.value
     rows = [
-        {"line": line, "install": known.get(line.install_id), "share": line.runs / highest}
-        for line in lines
+        {"line": line, "share": line.cost.count / total.count if total.count else 0}
+        for line in data.costs.lines[:MAX_COST_ROWS]
     ]
-    return {"rows": rows}
+    return {"rows": rows, "totals": data.runs.totals.value}
+
+
+def novelties(wanted: PanelRequest) -> Mapping[str, object]:
+    """What the fleet had for the first time."""
+    data = overview_of(wanted)
+    lines = data.first_seen
+    known = Install.objects.in_bulk({line.install_id for line in lines[:MAX_NEW_ROWS]})
+    rows = [{"line": line, "install": known.get(line.install_id)} for line in lines[:MAX_NEW_ROWS]]
+    return {
+        "rows": rows,
+        "more": len(lines) - len(rows),
+        "is_grouped": wanted.group_id is not None,
+    }
+
+
+def top_installs(wanted: PanelRequest) -> Mapping[str, object]:
+    """The first installs by runs, known cost or failed runs, by name; the order is in the URL."""
+    found = overview_of(wanted).installs
+    query = wanted.request.GET.copy()
+    order = query.get("top", "")
+    orders = {"runs": found.by_runs, "cost": found.by_cost, "failures": found.by_failures}
+    order = order if order in orders else "runs"
+    lines = orders[order][:MAX_TOP_ROWS]
+    known = Install.objects.select_related("group").in_bulk([line.install_id for line in lines])
+    highest = max((_weight(line, order) for line in lines), default=0) or 1
+    links = []
+    for name, text in (("runs", _("Runs")), ("cost", _("Cost")), ("failures", _("Failures"))):
+        query["top"] = name
+        links.append(
+            {"text": text, "url": f"?{query.urlencode()}#top-installs", "is_current": name == order}
+        )
+    return {
+        "rows": [
+            {
+                "line": line,
+                "install": known.get(line.install_id),
+                "share": _weight(line, order) / highest,
+            }
+            for line in lines
+        ],
+        "links": links,
+        "order": order,
+        "counted_at": found.counted_at,
+    }
+
+
+def _weight(line: InstallLine, order: str) -> float:
+    return {"cost": line.cost_usd or 0, "failures": line.failed_runs}.get(order, line.runs)
 
 
 def run_counts(install_ids: Sequence[UUID]) -> Mapping[UUID, int]:
@@ -215,6 +232,8 @@ for _panel in (
     Panel("heat", "telemetry/panels/heat.html", heat, "half", 35, _SEES_RUNS),
     Panel("errors", "telemetry/panels/errors.html", errors, "half", 70, _SEES_RUNS),
     Panel("models", "telemetry/panels/models.html", models, "half", 60, _SEES_RUNS),
+    Panel("costs", "telemetry/panels/costs.html", costs, "half", 65, _SEES_RUNS),
+    Panel("new", "telemetry/panels/novelties.html", novelties, "half", 80, _SEES_RUNS),
     Panel("installs", "telemetry/panels/installs.html", top_installs, "half", 50, _SEES_RUNS),
 ):
     registry.register_panel(_panel)
@@ -236,5 +255,14 @@ registry.register_install_panel(
     )
 )
 registry.register_run_counts(run_counts)
+registry.register_clock_skews(significant_skews)
+for _section, _route in zip(
+    insights.SECTIONS, ("models", "tools", "errors", "versions", "installs"), strict=True
+):
+    registry.register_page(
+        Page(f"insights/{_route}/", _section.view, insights.section_view(_section), _SEES_RUNS)
+    )
 registry.register_page(Page("runs/", "insight-runs", runs_page, _SEES_RUNS))
 registry.register_page(Page("runs/<uuid:install_id>/", "insight-run", run_page, _SEES_RUNS))
+content_panel.register()
+erase.register()

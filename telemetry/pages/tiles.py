@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from fleet.console import charts
-from fleet.templatetags.fleet_format import count, duration_ms, exact, money, percent
+from fleet.templatetags.fleet_format import UNKNOWN, count, duration_ms, exact, money, percent
 from telemetry.insight.answers import Overview, Point
 from telemetry.insight.window import Compared
 
@@ -47,8 +47,11 @@ def difference(pair: Compared[float | None]) -> float | None:
 
 
 def tiles_of(data: Overview, enrolled: int) -> list[Tile]:
-    """The eight tiles in reading order; ``enrolled`` is the number of active installs."""
-    return [
+    """The eight tiles in reading order; ``enrolled`` is the number of active installs.
+
+    Without data of the whole window before nothing is compared: a part of it is no measure.
+    """
+    tiles = [
         _active(data, enrolled),
         _runs(data),
         _success(data),
@@ -58,22 +61,25 @@ def tiles_of(data: Overview, enrolled: int) -> list[Tile]:
         _tools(data),
         _errors(data),
     ]
+    if data.scope.has_earlier:
+        return tiles
+    return [replace(tile, change=None, previous="") for tile in tiles]
 
 
 def _spark(
     data: Overview, measure: Callable[[Point], float | None], title: str, tone: charts.Tone = "1"
 ) -> SafeString:
-    return charts.sparkline([measure(point) for point in data.series], title, tone)
+    return charts.sparkline([measure(point) for point in data.runs.series], title, tone)
 
 
 def _active(data: Overview, enrolled: int) -> Tile:
-    pair = data.active_installs
+    pair = data.installs.active
     share = pair.value / enrolled if enrolled else None
     return Tile(
         _("Active installs"),
         count(pair.value),
         exact(pair.value),
-        _("of %(all)s enrolled sent runs (%(share)s)")
+        _("of %(all)s enrolled sent data (%(share)s)")
         % {"all": exact(enrolled), "share": percent(share)},
         relative(pair),
         "up",
@@ -84,64 +90,67 @@ def _active(data: Overview, enrolled: int) -> Tile:
 
 
 def _runs(data: Overview) -> Tile:
-    pair = data.runs
-    reasons = dict(data.end_reasons)
-    open_runs = reasons.get("open", 0)
-    note = _("%s still open") % exact(open_runs) if open_runs else _("all ended")
+    now, before = data.runs.totals.value, data.runs.totals.previous
+    note = _("%s still open") % exact(now.open_count) if now.open_count else _("all ended")
     return Tile(
         _("Runs"),
-        count(pair.value),
-        exact(pair.value),
+        count(now.run_count),
+        exact(now.run_count),
         note,
-        relative(pair),
+        relative(Compared(now.run_count, before.run_count)),
         "none",
         "relative",
-        exact(pair.previous),
+        exact(before.run_count),
         _spark(data, lambda point: point.runs, _("Runs over the window")),
     )
 
 
 def _success(data: Overview) -> Tile:
-    pair = data.success_rate
-    reasons = dict(data.end_reasons)
-    failed = sum(reasons.get(name, 0) for name in ("failed", "timeout", "max_iterations"))
+    now, before = data.runs.totals.value, data.runs.totals.previous
     return Tile(
         _("Success rate"),
-        percent(pair.value),
-        _("completed of all runs"),
+        percent(now.success.value),
+        _("completed of all runs; 95 %% sure between %(low)s and %(high)s")
+        % {"low": percent(now.success.low), "high": percent(now.success.high)},
         _("%(failed)s failed, %(stopped)s interrupted")
-        % {"failed": exact(failed), "stopped": exact(reasons.get("interrupted", 0))},
-        difference(pair),
+        % {"failed": exact(now.bad_count), "stopped": exact(now.interrupted_count)},
+        difference(Compared(now.success.value, before.success.value)),
         "up",
         "points",
-        percent(pair.previous),
+        percent(before.success.value),
         _spark(data, lambda point: point.failed_runs, _("Failed runs over the window"), "bad"),
     )
 
 
 def _durations(data: Overview) -> Tile:
-    p50, p95 = data.p50_ms, data.p95_ms
+    pair = data.runs.duration
+    if pair is None:
+        note = _("not kept by entrypoint or platform")
+        return Tile(_("Run duration, p50"), UNKNOWN, note, note, None, "down", "relative", "")
+    now, before = pair.value, pair.previous
     return Tile(
         _("Run duration, p50"),
-        duration_ms(p50.value),
-        _("half of the closed runs took less"),
-        _("p95 %(now)s, before %(then)s")
-        % {"now": duration_ms(p95.value), "then": duration_ms(p95.previous)},
-        relative(p50),
+        duration_ms(now.p50_ms),
+        _("half of the closed runs took less; known for %s of the runs") % percent(now.coverage),
+        _("p95 %(p95)s, p99 %(p99)s")
+        % {"p95": duration_ms(now.p95_ms), "p99": duration_ms(now.p99_ms)},
+        relative(Compared(now.p50_ms, before.p50_ms)),
         "down",
         "relative",
-        duration_ms(p50.previous),
+        duration_ms(before.p50_ms),
     )
 
 
 def _tokens(data: Overview) -> Tile:
-    total = Compared(data.tokens.value.total_tokens, data.tokens.previous.total_tokens)
-    sums = [sum(values) for values in zip(*(s.tokens for s in data.tokens_by_model), strict=False)]
+    pair = data.models.tokens
+    total = Compared(pair.value.total_tokens, pair.previous.total_tokens)
+    series = (line.tokens for line in data.models.series)
+    sums = [sum(values) for values in zip(*series, strict=False)]
     return Tile(
         _("Tokens"),
         count(total.value),
         exact(total.value),
-        _("%s of the prompts came from a cache") % percent(data.tokens.value.cache_hit_rate),
+        _("%s of the prompts came from a cache") % percent(pair.value.cache_hit_rate),
         relative(total),
         "none",
         "relative",
@@ -151,52 +160,55 @@ def _tokens(data: Overview) -> Tile:
 
 
 def _cost(data: Overview) -> Tile:
-    value, before = data.cost.value, data.cost.previous
+    now, before = data.runs.totals.value, data.runs.totals.previous
     covered = _("known for %(share)s of %(runs)s runs") % {
-        "share": percent(value.coverage),
-        "runs": exact(value.count),
+        "share": percent(now.cost.coverage),
+        "runs": exact(now.run_count),
     }
+    note = covered
+    if now.usd_per_success is not None:
+        note = _("%(each)s a successful run, %(lost)s on failed ones") % {
+            "each": money(now.usd_per_success),
+            "lost": money(now.failed_usd),
+        }
     return Tile(
         _("Cost, USD"),
-        money(value.usd),
+        money(now.cost.usd),
         covered,
-        covered,
-        relative(Compared(value.usd, before.usd)),
+        f"{note} ({percent(now.cost.coverage)})" if note is not covered else note,
+        relative(Compared(now.cost.usd, before.cost.usd)),
         "down",
         "relative",
-        money(before.usd),
+        money(before.cost.usd),
         _spark(data, lambda point: point.cost_usd, _("Known cost over the window"), "3"),
     )
 
 
 def _tools(data: Overview) -> Tile:
-    pair = data.tool_failure_rate
+    now, before = data.tools.failure.value, data.tools.failure.previous
     return Tile(
         _("Tool failure rate"),
-        percent(pair.value),
+        percent(now.value),
         _("errors, timeouts and blocked calls of all tool calls"),
-        _("of %s tool calls") % exact(data.tool_calls.value),
-        difference(pair),
+        _("of %s tool calls") % exact(data.tools.calls.value),
+        difference(Compared(now.value, before.value)),
         "down",
         "points",
-        percent(pair.previous),
-        _spark(
-            data, lambda point: point.tool_errors, _("Failed tool calls over the window"), "bad"
-        ),
+        percent(before.value),
+        charts.sparkline(data.tools.series, _("Failed tool calls over the window"), "bad"),
     )
 
 
 def _errors(data: Overview) -> Tile:
-    pair = data.errors
-    given_up = sum(line.given_up for line in data.error_lines)
+    pair = data.errors.total
     return Tile(
         _("Errors"),
         count(pair.value),
         exact(pair.value),
-        _("%s were given up, the others retried") % exact(given_up),
+        _("%s were given up, the others retried") % exact(data.errors.given_up.value),
         relative(pair),
         "down",
         "relative",
         exact(pair.previous),
-        _spark(data, lambda point: point.errors, _("Errors over the window"), "bad"),
+        charts.sparkline(data.errors.series, _("Errors over the window"), "bad"),
     )

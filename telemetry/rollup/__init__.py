@@ -1,1 +1,1 @@
-"""Rollups: declared stats, filled hour by hour, exact under late, duplicate and merged rows."""
+"""Rollups: declared stats, folded batch by batch, exact whatever comes in whatever order."""

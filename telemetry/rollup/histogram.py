@@ -20,7 +20,8 @@ ZERO_THRESHOLD_MS: Final = 0.001
 """A microsecond: below it durations are noise, and the grid would go on for ever."""
 MAX_MS: Final = 1e12
 """The contract's bound; with the threshold it holds a histogram under 800 buckets."""
-_ZERO_KEY: Final = "zero"
+ZERO_KEY: Final = "zero"
+"""The zero bucket in the stored form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,15 @@ class Histogram:
     def from_json(cls, data: Mapping[str, int]) -> Self:
         """A histogram from its stored form."""
         return cls(
-            {int(index): count for index, count in data.items() if index != _ZERO_KEY},
-            data.get(_ZERO_KEY, 0),
+            {int(index): count for index, count in data.items() if index != ZERO_KEY},
+            data.get(ZERO_KEY, 0),
         )
 
     def to_json(self) -> dict[str, int]:
         """``{"<index>": count, "zero": count}``, empty buckets left out, sorted."""
         data = {str(index): count for index, count in sorted(self.counts.items()) if count}
         if self.zero_count:
-            data[_ZERO_KEY] = self.zero_count
+            data[ZERO_KEY] = self.zero_count
         return data
 
     @property

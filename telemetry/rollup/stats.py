@@ -1,257 +1,283 @@
-"""The declared stats: what is counted of each event table, and the one query that counts it.
+"""The declared stats: what is counted of each event table, for which cells.
 
-A stat groups an hour's raw rows by install group, its dimensions and the histogram bucket of its
-measure; the fill folds the buckets of a cell together. The same SQL runs on both engines.
+A source is grouped once by its key columns; every cell's numbers are written over that grouping.
+All of it is integers, bounded row by row: to add and to take away again leaves nothing behind.
+The same text runs on both engines.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Final
 
-from django.db import connection
-from django.db.models import Model
-
-from fleet.models import Install
 from telemetry.models import (
-    ErrorCell,
+    CostsCell,
     ErrorEvent,
+    ErrorsCell,
     EventRow,
-    InstallHour,
+    FirstSeen,
+    HistogramCell,
     ModelCall,
-    ModelCell,
+    ModelCallsCell,
     Run,
-    RunCell,
+    RunsCell,
     ToolCall,
-    ToolCell,
+    ToolCallsCell,
 )
 from telemetry.rollup.histogram import BUCKETS_PER_DOUBLING, MAX_MS, ZERO_THRESHOLD_MS
 
-HOUR: Final = timedelta(hours=1)
-INSTALL_TABLE: Final = Install._meta.db_table
-TOKENS_A_CALL_MAX: Final = 1_000_000_000
-"""More is a fault; without a bound 1,025 hostile rows overflow the 64-bit sum of their hour."""
+COUNT_A_ROW_MAX: Final = 1_000_000_000
+"""Of tokens, calls and retries; more in one row is a fault of its sender."""
+USD_A_ROW_MAX: Final = 1_000_000
+"""A run or call that says it cost more counts as a million dollars."""
+MS_A_ROW_MAX: Final = 10_000_000_000
+"""A duration beyond 115 days counts as that, in sums; histograms go to MAX_MS."""
 DIMENSION_CHARS: Final = 200
+"""A cell's key must fit into an index page whatever a scrubbed name has become."""
+SUM_MAX: Final = 2**62 - 1
+"""Sums stop here, so that a cell and what is added to it stay within 64 bits together."""
 
 GOOD_CALL_ENDS: Final = ("completed", "stop", "ok")
 """``end_reason`` of a model call that went well; NULL counts as well, as old agents send none."""
 DENIED: Final = ("denied", "smart_deny")
+FAILED_ENDS: Final = ("failed", "timeout", "max_iterations")
+RUN_ENDS: Final = ("completed", "interrupted", "failed", "max_iterations", "timeout", "abandoned")
+RESULTS: Final = ("ok", "error", "timeout", "blocked")
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
-    """One kind of cell from one event table.
+class Target:
+    """Cells of one kind: ``numbers`` are cell fields as SQL over the grouped row ``g``."""
 
-    ``dimensions``: cell field to column; NULL becomes "". ``counts`` and ``sums``: cell field to
-    SQL over the row ``r``, integers and floats. ``measure_ms``: SQL of the histogram's value,
-    with the cell fields of its histogram and its sum.
+    cell: type[RunsCell | CostsCell | ModelCallsCell | ToolCallsCell | ErrorsCell]
+    dimensions: tuple[str, ...]
+    numbers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A duration with a histogram, milliseconds, as SQL over the row ``r``.
+
+    ``kinds``: for each kind of histogram the columns that are its name and detail.
     """
 
-    name: str
-    source: type[EventRow]
-    cell: type[Model]
-    dimensions: Mapping[str, str]
-    counts: Mapping[str, str]
-    sums: Mapping[str, str] = field(default_factory=dict)
-    measure_ms: str = ""
-    measure_hist: str = ""
-    measure_sum: str = ""
-    is_by_install: bool = False
+    ms: str
+    kinds: Mapping[HistogramCell.Kind, tuple[str, ...]]
+
+    def columns(self) -> tuple[str, ...]:
+        """Every column that any of its kinds is told apart by."""
+        return tuple(dict.fromkeys(name for names in self.kinds.values() for name in names))
 
 
-def _is(column: str, *values: str) -> str:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"SUM(CASE WHEN r.{column} IN ({listed}) THEN 1 ELSE 0 END)"
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One event table. ``keys``: the columns it is grouped by, beside hour, group and install.
+
+    ``amounts``: SQL over the row ``r``, integers or NULL; the grouped row has their sums, and
+    ``n``, its rows. ``install_numbers``: fields of InstallCell over ``g``.
+    """
+
+    model: type[EventRow]
+    keys: tuple[str, ...]
+    amounts: Mapping[str, str]
+    targets: tuple[Target, ...]
+    install_numbers: Mapping[str, str]
+    measures: tuple[Measure, ...] = ()
+    seen: Mapping[FirstSeen.Kind, str] = field(default_factory=dict)
+    is_replaceable: bool = False
 
 
-def _none_of(column: str, *values: str) -> str:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return f"SUM(CASE WHEN r.{column} NOT IN ({listed}) THEN 1 ELSE 0 END)"
+def _bounded(column: str, most: int, factor: int = 1) -> str:
+    """An amount in units of 1/``factor``, cut at ``most`` whole ones; NULL stays NULL."""
+    whole = f"r.{column} * {factor}.0 + 0.5" if factor > 1 else f"r.{column}"
+    part = f"CAST(FLOOR({whole}) AS bigint)" if factor > 1 else whole
+    return f"CASE WHEN r.{column} > {most} THEN {most * factor} ELSE {part} END"
 
 
-def _tokens(column: str) -> str:
-    bound = TOKENS_A_CALL_MAX
-    return f"SUM(CASE WHEN r.{column} > {bound} THEN {bound} ELSE r.{column} END)"
+def _count(column: str) -> str:
+    return _bounded(column, COUNT_A_ROW_MAX)
 
 
-_ENDS: Final = ("completed", "interrupted", "failed", "max_iterations", "timeout", "abandoned")
-_RESULTS: Final = ("ok", "error", "timeout", "blocked")
-_GOOD: Final = ", ".join(f"'{value}'" for value in GOOD_CALL_ENDS)
-_FAILED_RUN: Final = ("failed", "timeout", "max_iterations")
+def _nusd(column: str) -> str:
+    return _bounded(column, USD_A_ROW_MAX, 10**9)
 
-RUNS: Final = Stat(
-    "runs",
+
+def _us(column: str) -> str:
+    return _bounded(column, MS_A_ROW_MAX, 1000)
+
+
+def _known(column: str) -> str:
+    return f"CASE WHEN r.{column} IS NULL THEN 0 ELSE 1 END"
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(f"'{value}'" for value in values)
+
+
+def _where(column: str, *values: str, of: str = "n") -> str:
+    return f"CASE WHEN g.{column} IN ({_listed(values)}) THEN g.{of} ELSE 0 END"
+
+
+def _besides(column: str, *values: str) -> str:
+    """Rows whose column says something else; NULL is none of them."""
+    return f"CASE WHEN g.{column} NOT IN ({_listed(values)}) THEN g.n ELSE 0 END"
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: f"g.{name}" for name in names}
+
+
+_RUN_COUNTS: Final = ("model_call_count", "tool_call_count", "error_count", "turn_count")
+_IS_TIMED_RUN: Final = "r.end_ns >= r.start_ns"
+_RUN_US: Final = "(r.end_ns - r.start_ns) / 1000"
+
+RUNS: Final = Source(
     Run,
-    RunCell,
-    {"entrypoint": "entrypoint", "agent_version": "agent_version"},
+    ("entrypoint", "platform", "agent_version", "end_reason", "cost_status"),
     {
-        "run_count": "COUNT(*)",
-        **{f"{end}_count": _is("end_reason", end) for end in _ENDS},
-        "open_count": "SUM(CASE WHEN r.end_reason IS NULL THEN 1 ELSE 0 END)",
-        "other_count": _none_of("end_reason", *_ENDS),
-        "priced_count": "COUNT(r.estimated_cost_usd)",
+        "priced_count": _known("estimated_cost_usd"),
+        "cost_nusd": _nusd("estimated_cost_usd"),
+        "timed_count": f"CASE WHEN {_IS_TIMED_RUN} THEN 1 ELSE 0 END",
+        "duration_sum_us": f"CASE WHEN {_IS_TIMED_RUN} THEN CASE WHEN {_RUN_US} > "
+        f"{MS_A_ROW_MAX * 1000} THEN {MS_A_ROW_MAX * 1000} ELSE {_RUN_US} END END",
+        **{name: _count(name) for name in _RUN_COUNTS},
     },
-    {"cost_usd": "SUM(r.estimated_cost_usd)"},
-    measure_ms="CASE WHEN r.end_ns >= r.start_ns "
-    "THEN CAST(r.end_ns - r.start_ns AS double precision) / 1000000.0 END",
-    measure_hist="duration_hist",
-    measure_sum="duration_sum_ms",
+    (
+        Target(
+            RunsCell,
+            ("entrypoint", "platform", "agent_version"),
+            {
+                "run_count": "g.n",
+                **{f"{end}_count": _where("end_reason", end) for end in RUN_ENDS},
+                "open_count": "CASE WHEN g.end_reason IS NULL THEN g.n ELSE 0 END",
+                "other_count": _besides("end_reason", *RUN_ENDS),
+                **_same("priced_count", "timed_count", "cost_nusd", "duration_sum_us"),
+                "failed_cost_nusd": _where("end_reason", *FAILED_ENDS, of="cost_nusd"),
+                **_same(*_RUN_COUNTS),
+            },
+        ),
+        Target(
+            CostsCell, ("cost_status",), {"run_count": "g.n", **_same("priced_count", "cost_nusd")}
+        ),
+    ),
+    {
+        "run_count": "g.n",
+        "completed_run_count": _where("end_reason", "completed"),
+        "failed_run_count": _where("end_reason", *FAILED_ENDS),
+        "priced_run_count": "g.priced_count",
+        "cost_nusd": "g.cost_nusd",
+    },
+    (
+        Measure(
+            f"CASE WHEN {_IS_TIMED_RUN} "
+            "THEN CAST(r.end_ns - r.start_ns AS double precision) / 1000000.0 END",
+            {HistogramCell.Kind.RUN: (), HistogramCell.Kind.RUN_VERSION: ("agent_version",)},
+        ),
+    ),
+    {
+        FirstSeen.Kind.AGENT_VERSION: "agent_version",
+        FirstSeen.Kind.ENTRYPOINT: "entrypoint",
+    },
+    is_replaceable=True,
 )
-MODEL_CALLS: Final = Stat(
-    "model_calls",
+_TOKENS: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+)
+MODEL_CALLS: Final = Source(
     ModelCall,
-    ModelCell,
-    {"provider": "provider", "model": "model"},
+    ("provider", "model", "base_url", "end_reason"),
     {
-        "call_count": "COUNT(*)",
-        "failed_count": f"SUM(CASE WHEN r.end_reason NOT IN ({_GOOD}) THEN 1 ELSE 0 END)",
-        "priced_count": "COUNT(r.estimated_cost_usd)",
-        "retry_count": _tokens("retry_count"),
-        **{
-            name: _tokens(name)
-            for name in (
-                "input_tokens",
-                "output_tokens",
-                "cache_read_tokens",
-                "cache_write_tokens",
-                "reasoning_tokens",
-            )
-        },
+        "priced_count": _known("estimated_cost_usd"),
+        "cost_nusd": _nusd("estimated_cost_usd"),
+        "timed_count": _known("latency_ms"),
+        "latency_sum_us": _us("latency_ms"),
+        "retry_count": _count("retry_count"),
+        **{name: _count(name) for name in _TOKENS},
     },
-    {"cost_usd": "SUM(r.estimated_cost_usd)"},
-    measure_ms="r.latency_ms",
-    measure_hist="latency_hist",
-    measure_sum="latency_sum_ms",
+    (
+        Target(
+            ModelCallsCell,
+            ("provider", "model"),
+            {
+                "call_count": "g.n",
+                "failed_count": _besides("end_reason", *GOOD_CALL_ENDS),
+                **_same("priced_count", "timed_count", "retry_count", *_TOKENS),
+                **_same("cost_nusd", "latency_sum_us"),
+            },
+        ),
+    ),
+    {
+        "model_call_count": "g.n",
+        # Reasoning is part of the output, as providers bill it.
+        "token_count": " + ".join(f"g.{name}" for name in _TOKENS[:4]),
+    },
+    (
+        Measure("r.latency_ms", {HistogramCell.Kind.MODEL: ("provider", "model")}),
+        Measure("r.ttft_ms", {HistogramCell.Kind.MODEL_TTFT: ("provider", "model")}),
+    ),
+    {
+        FirstSeen.Kind.MODEL: "model",
+        FirstSeen.Kind.PROVIDER: "provider",
+        FirstSeen.Kind.ENDPOINT: "base_url",
+    },
 )
-TOOL_CALLS: Final = Stat(
-    "tool_calls",
+TOOL_CALLS: Final = Source(
     ToolCall,
-    ToolCell,
-    {"tool_name": "tool_name"},
+    ("tool_name", "result_class", "approval"),
+    {"timed_count": _known("duration_ms"), "duration_sum_us": _us("duration_ms")},
+    (
+        Target(
+            ToolCallsCell,
+            ("tool_name",),
+            {
+                "call_count": "g.n",
+                **{f"{result}_count": _where("result_class", result) for result in RESULTS},
+                "other_count": f"CASE WHEN g.result_class IN ({_listed(RESULTS)}) "
+                "THEN 0 ELSE g.n END",
+                "denied_count": _where("approval", *DENIED),
+                **_same("timed_count", "duration_sum_us"),
+            },
+        ),
+    ),
     {
-        "call_count": "COUNT(*)",
-        **{f"{result}_count": _is("result_class", result) for result in _RESULTS},
-        "other_count": "SUM(CASE WHEN r.result_class IN ('ok', 'error', 'timeout', 'blocked') "
-        "THEN 0 ELSE 1 END)",
-        "denied_count": _is("approval", *DENIED),
+        "tool_call_count": "g.n",
+        "tool_failure_count": _where("result_class", "error", "timeout", "blocked"),
     },
-    measure_ms="r.duration_ms",
-    measure_hist="duration_hist",
-    measure_sum="duration_sum_ms",
+    (Measure("r.duration_ms", {HistogramCell.Kind.TOOL: ("tool_name",)}),),
+    {FirstSeen.Kind.TOOL: "tool_name"},
 )
-ERRORS: Final = Stat(
-    "errors",
+ERRORS: Final = Source(
     ErrorEvent,
-    ErrorCell,
-    {"error_class": "error_class", "subsystem": "subsystem"},
-    {"error_count": "COUNT(*)", "given_up_count": _is("recovery", "none")},
+    ("error_class", "subsystem", "recovery"),
+    {},
+    (
+        Target(
+            ErrorsCell,
+            ("error_class", "subsystem"),
+            {"error_count": "g.n", "given_up_count": _where("recovery", "none")},
+        ),
+    ),
+    {"error_count": "g.n"},
+    seen={FirstSeen.Kind.ERROR_CLASS: "error_class"},
 )
-_INSTALL_STATS: Final = (
-    Stat(
-        "install_runs",
-        Run,
-        InstallHour,
-        {},
-        {
-            "run_count": "COUNT(*)",
-            "failed_run_count": _is("end_reason", *_FAILED_RUN),
-            "priced_run_count": "COUNT(r.estimated_cost_usd)",
-        },
-        {"cost_usd": "SUM(r.estimated_cost_usd)"},
-        is_by_install=True,
-    ),
-    Stat(
-        "install_model_calls",
-        ModelCall,
-        InstallHour,
-        {},
-        {"model_call_count": "COUNT(*)"},
-        is_by_install=True,
-    ),
-    Stat(
-        "install_tool_calls",
-        ToolCall,
-        InstallHour,
-        {},
-        {
-            "tool_call_count": "COUNT(*)",
-            "tool_failure_count": _is("result_class", "error", "timeout", "blocked"),
-        },
-        is_by_install=True,
-    ),
-    Stat(
-        "install_errors",
-        ErrorEvent,
-        InstallHour,
-        {},
-        {"error_count": "COUNT(*)"},
-        is_by_install=True,
-    ),
-)
-STATS: Final = (RUNS, MODEL_CALLS, TOOL_CALLS, ERRORS, *_INSTALL_STATS)
+SOURCES: Final = (RUNS, MODEL_CALLS, TOOL_CALLS, ERRORS)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One group of raw rows: a cell's key, its numbers, and one bucket of its histogram.
-
-    ``bucket``: None for rows without a measure, "zero" or the index as text.
-    """
-
-    key: tuple[object, ...]
-    numbers: Mapping[str, int | float]
-    bucket: str | None
-    row_count: int
-
-
-def count_hour(stat: Stat, hour: datetime) -> Iterator[Part]:
-    """The parts of a stat's cells for one UTC hour, from the raw rows."""
-    names = (*stat.counts, *stat.sums, *((stat.measure_sum,) if stat.measure_sum else ()))
-    key_size = 1 + stat.is_by_install + len(stat.dimensions)
-    with connection.cursor() as cursor:
-        bounds = (connection.ops.adapt_datetimefield_value(at) for at in (hour, hour + HOUR))
-        cursor.execute(_query(stat), list(bounds))
-        for row in cursor.fetchall():
-            key, bucket, row_count = row[:key_size], row[key_size], row[key_size + 1]
-            numbers = dict(zip(names, row[key_size + 2 :], strict=True))
-            yield Part(key, numbers, None if bucket is None else str(bucket), row_count)
-
-
-def _query(stat: Stat) -> str:
-    """Group, install (if the stat has it), dimensions, bucket, rows, counts, sums."""
-    quote = connection.ops.quote_name
-    keys = ["COALESCE(i.group_id, 0)"]
-    if stat.is_by_install:
-        keys.append("r.install_id")
-    # Cut: a cell's key must fit into an index page whatever a scrubbed name has become.
-    keys += [
-        f"SUBSTR(COALESCE(r.{quote(column)}, ''), 1, {DIMENSION_CHARS})"
-        for column in stat.dimensions.values()
-    ]
-    keys.append(_bucket(stat.measure_ms) if stat.measure_ms else "NULL")
-    values = [f"CAST(COALESCE({counted}, 0) AS bigint)" for counted in stat.counts.values()]
-    values += [f"COALESCE({summed}, 0.0)" for summed in stat.sums.values()]
-    if stat.measure_sum:
-        values.append(f"COALESCE(SUM({stat.measure_ms}), 0.0)")
-    positions = ", ".join(str(at + 1) for at in range(len(keys)))
-    return (
-        f"SELECT {', '.join(keys)}, COUNT(*), {', '.join(values)} "  # noqa: S608 -- names of our own models
-        f"FROM {quote(stat.source.table_name())} r "
-        f"LEFT JOIN {quote(INSTALL_TABLE)} i ON i.{quote('id')} = r.install_id "
-        f"WHERE r.start_at >= %s AND r.start_at < %s GROUP BY {positions}"
-    )
-
-
-def _bucket(measure: str) -> str:
-    """histogram.bucket_of in SQL, as text."""
+def bucket_sql(measure: str) -> str:
+    """``histogram.bucket_of`` in SQL: an index, NULL without a value, ZERO_BUCKET for none."""
     factor = repr(BUCKETS_PER_DOUBLING / math.log(2))
     value = f"(CASE WHEN ({measure}) > {MAX_MS:.1f} THEN {MAX_MS:.1f} ELSE ({measure}) END)"
     return (
-        f"CASE WHEN ({measure}) IS NULL THEN NULL "
-        f"WHEN ({measure}) <= {ZERO_THRESHOLD_MS} THEN 'zero' "
-        f"ELSE CAST(CAST(CEILING(LN(CAST({value} AS double precision)) * {factor}) - 1 AS integer) "
-        "AS varchar(12)) END"
+        f"CASE WHEN ({measure}) <= {ZERO_THRESHOLD_MS} THEN {ZERO_BUCKET} "
+        f"ELSE CAST(CEILING(LN(CAST({value} AS double precision)) * {factor}) AS integer) - 1 END"
     )
+
+
+ZERO_BUCKET: Final = -1_000_000
+"""Stands for the zero bucket in SQL, below every index of the grid."""

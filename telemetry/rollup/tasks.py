@@ -1,20 +1,19 @@
-"""Celery: fills touched hours."""
+"""Celery: folds what came in."""
 
 from __future__ import annotations
-
-from typing import Final
 
 from celery import shared_task
 
 from fleet.lib.sql import try_session_lock
-from telemetry.rollup.fill import fill_pending
-
-HOURS_A_ROUND: Final = 200
-"""A backfill of months must not hold a worker for minutes; the next round goes on."""
+from telemetry.rollup.fill import fill_round
+from telemetry.rollup.fold import LOCK
+from telemetry.rollup.hooks import run_after_fill
 
 
 @shared_task(name="telemetry.rollup.tasks.fill_touched", ignore_result=True)
 def fill_touched() -> int:
-    """Fill the hours that were touched; how many. A second worker finds the lock and goes home."""
-    with try_session_lock("telemetry-fill") as is_ours:
-        return fill_pending(limit=HOURS_A_ROUND) if is_ours else 0
+    """Bring touched hours up to date; how many. A second worker finds the lock and goes home."""
+    with try_session_lock(LOCK) as is_ours:
+        filled = fill_round() if is_ours else 0
+    run_after_fill()
+    return filled

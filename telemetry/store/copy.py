@@ -1,13 +1,14 @@
-"""copy_rows(): rows into an event table, each stored once, at the speed of COPY.
+"""copy_batch(), copy_rows(): rows into the event tables, each stored once, at the speed of COPY.
 
-PostgreSQL: binary COPY straight into the partitioned parent, inside a savepoint. Only when that
-meets a duplicate key the rows go through a staging table, which costs about 1.5 times as much.
+PostgreSQL: binary COPY straight into the partitioned parents, inside a savepoint. Only when that
+meets a duplicate key the rows go through staging tables, which costs about 1.5 times as much.
 SQLite: the twin behind the same function, with the same results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -18,17 +19,27 @@ from django.db import IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
 from psycopg import sql
 
-from agent_client.contract.tables import ColumnKind, Table
+from agent_client.contract.tables import BY_NAME, ColumnKind, Table
 from fleet.lib.clock import ns_to_datetime
 from telemetry.models import ReplacedRun
 from telemetry.models.events import MODEL_OF
+from telemetry.store.pack import (
+    Kind,
+    Packer,
+    Value,
+    Values,
+    int_field,
+    time_field,
+    uuid_field,
+)
 
-type Value = str | int | float | bool | None
 type Stored = Value | UUID | datetime
 type Row = tuple[Value, ...]
 """A row's columns in the contract's storage order, then its ``seq``."""
+type Columns = Sequence[Values]
+"""The rows of one table, column by column, in the order of ``Row``."""
 
-_POSTGRES_TYPES: Final[dict[ColumnKind, str]] = {
+_KINDS: Final[dict[ColumnKind, Kind]] = {
     "id": "text",
     "name": "text",
     "json": "text",
@@ -86,45 +97,88 @@ class CopyCounts:
 
 
 def copy_rows(table: Table, rows: Sequence[Row], stamp: Stamp) -> CopyCounts:
-    """Store the rows of one table of one batch; must run inside a transaction.
-
-    Steps: 1. COPY (PostgreSQL) or, on a duplicate key and on SQLite, 2. insert what is not there,
-    3. where the table merges, replace what is there with an older ``seq``.
-    Errors: IntegrityError when a row's day has no partition.
-    """
+    """Store the rows of one table of one batch: ``copy_batch`` for a caller that has rows."""
     if not rows:
         return CopyCounts()
-    target = _Target(table, stamp)
+    return copy_batch({table.name: columns_of(rows)}, stamp)[table.name]
+
+
+def columns_of(rows: Sequence[Row]) -> Columns:
+    """Rows turned into columns; of no rows, no columns."""
+    return tuple(zip(*rows, strict=True))
+
+
+def copy_batch(columns: Mapping[str, Columns], stamp: Stamp) -> dict[str, CopyCounts]:
+    """Store the columns of each table of one batch; must run inside a transaction.
+
+    Steps: 1. COPY (PostgreSQL) or, on a duplicate key and on SQLite, 2. insert what is not there,
+    3. where the table merges, replace what is there with an older ``seq``. A table that merges
+    meets duplicates every day and has a savepoint of its own; all others share one, because they
+    meet them only when a batch comes again in another cut.
+    Shape: counts by table, of every table given; a table without rows has no columns.
+    Errors: IntegrityError when a row's day has no partition.
+    """
+    counts = {name: CopyCounts() for name in columns}
+    full = {name: found for name, found in columns.items() if found}
     if connection.vendor != "postgresql":
-        return _insert_sqlite(target, rows)
+        for name, found in full.items():
+            counts[name] = _insert_sqlite(_target_of(BY_NAME[name]), found, stamp)
+        return counts
+    merging = [[name] for name in full if BY_NAME[name].merges]
+    for names in (*merging, [name for name in full if not BY_NAME[name].merges]):
+        counts |= _copy_or_stage({name: full[name] for name in names}, stamp)
+    return counts
+
+
+def _copy_or_stage(columns: Mapping[str, Columns], stamp: Stamp) -> dict[str, CopyCounts]:
+    """Step 1 for some tables, in one savepoint; steps 2 and 3 when it meets a duplicate."""
+    if not columns:
+        return {}
+    targets = {name: _target_of(BY_NAME[name]) for name in columns}
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            _copy(cursor, target.name, target.columns, target.types, target.records(rows))
+            for name, target in targets.items():
+                _copy(cursor, target.name, target.columns, target.packed(columns[name], stamp))
     except IntegrityError as error:
         if not isinstance(error.__cause__, psycopg.errors.UniqueViolation):
             raise
-        return _insert_staged(target, rows)
-    return CopyCounts(inserted=len(rows))
+        return {
+            name: _insert_staged(target, columns[name], stamp) for name, target in targets.items()
+        }
+    return {name: CopyCounts(inserted=len(found[0])) for name, found in columns.items()}
 
 
 class _Target:
-    """One event table, seen by one batch."""
+    """What is fixed of one event table: looked up once a process."""
 
-    def __init__(self, table: Table, stamp: Stamp) -> None:
+    def __init__(self, table: Table) -> None:
         names = table.column_names()
         self.name = MODEL_OF[table.name].table_name()
         self.key = table.key
         self.merges = table.merges
         self.columns = ("install_id", "start_at", *names, "seq", *_STAMPED)
-        kinds = (_POSTGRES_TYPES[column.kind] for column in table.columns)
-        self.types = ("uuid", "timestamptz", *kinds, "int8", "uuid", "timestamptz", "int8")
+        self.kinds: tuple[Kind, ...] = (*(_KINDS[column.kind] for column in table.columns), "int8")
         self.time_index = names.index(table.time)
         self.key_index = names.index(table.key)
-        self.stamp = stamp
 
-    def records(self, rows: Sequence[Row]) -> Iterator[tuple[Stored, ...]]:
+    def packed(self, columns: Columns, stamp: Stamp, *, is_numbered: bool = False) -> bytes:
+        """All rows as binary COPY reads them; ``is_numbered``: each with its line from 0 on."""
+        row_count = len(columns[0])
+        packer = Packer(row_count, len(self.columns) + is_numbered)
+        packer.add_constant(uuid_field(stamp.install_id))
+        packer.add_times(columns[self.time_index])  # type: ignore[arg-type]  # required: all are int
+        for kind, values in zip(self.kinds, columns, strict=True):
+            packer.add(kind, values)
+        packer.add_constant(
+            uuid_field(stamp.batch_id) + time_field(stamp.received_at) + int_field(stamp.group_id)
+        )
+        if is_numbered:
+            packer.add("int8", range(row_count))
+        return packer.data()
+
+    def records(self, rows: Iterable[Row], stamp: Stamp) -> Iterator[tuple[Stored, ...]]:
         """Each row with what the batch adds to it, in the order of ``columns``."""
-        stamp, at = self.stamp, self.time_index
+        at = self.time_index
         tail = (stamp.batch_id, stamp.received_at, stamp.group_id)
         for row in rows:
             time_ns = row[at]
@@ -132,20 +186,15 @@ class _Target:
             yield (stamp.install_id, ns_to_datetime(time_ns), *row, *tail)
 
 
-def _copy(
-    cursor: CursorWrapper,
-    name: str,
-    columns: Sequence[str],
-    types: Sequence[str],
-    records: Iterator[tuple[Stored, ...]],
-) -> None:
+_target_of: Final = functools.cache(_Target)
+
+
+def _copy(cursor: CursorWrapper, name: str, columns: Sequence[str], data: bytes) -> None:
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(name), _names(columns)
     )
     with connection.wrap_database_errors, cursor.copy(statement) as copy:
-        copy.set_types(types)
-        for record in records:
-            copy.write_row(record)
+        copy.write(data)
 
 
 def _names(columns: Sequence[str], prefix: str = "") -> sql.Composed:
@@ -154,7 +203,7 @@ def _names(columns: Sequence[str], prefix: str = "") -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
-def _insert_staged(target: _Target, rows: Sequence[Row]) -> CopyCounts:
+def _insert_staged(target: _Target, columns: Columns, stamp: Stamp) -> CopyCounts:
     """Step 2 and 3 on PostgreSQL.
 
     Two statements instead of one ON CONFLICT DO UPDATE: their row counts are the exact numbers of
@@ -162,13 +211,13 @@ def _insert_staged(target: _Target, rows: Sequence[Row]) -> CopyCounts:
     install: ingest holds its lock. Of several copies in one batch the highest seq, then the first
     line, stands for all.
     """
-    stage, columns = sql.Identifier(f"{target.name}_stage"), target.columns
+    stage, names = sql.Identifier(f"{target.name}_stage"), _names(target.columns)
     newest = sql.SQL(
         "SELECT DISTINCT ON (start_at, {key}) {columns} FROM {stage} "
         "ORDER BY start_at, {key}, {newest_first} line"
     ).format(
         key=sql.Identifier(target.key),
-        columns=_names(columns),
+        columns=names,
         stage=stage,
         newest_first=sql.SQL("seq DESC,") if target.merges else sql.SQL(""),
     )
@@ -178,26 +227,26 @@ def _insert_staged(target: _Target, rows: Sequence[Row]) -> CopyCounts:
                 stage, sql.Identifier(target.name)
             )
         )
-        numbered = ((*record, line) for line, record in enumerate(target.records(rows)))
         _copy(
             cursor,
             f"{target.name}_stage",
             (*target.columns, "line"),
-            (*target.types, "int8"),
-            numbered,
+            target.packed(columns, stamp, is_numbered=True),
         )
         cursor.execute(
             sql.SQL("INSERT INTO {} ({}) {} ON CONFLICT DO NOTHING").format(
-                sql.Identifier(target.name), _names(columns), newest
+                sql.Identifier(target.name), names, newest
             )
         )
         inserted = cursor.rowcount
-        merged = _merge_staged(cursor, target, newest) if target.merges else 0
+        merged = _merge_staged(cursor, target, newest, stamp) if target.merges else 0
         cursor.execute(sql.SQL("DROP TABLE {}").format(stage))
-    return CopyCounts(inserted, merged, len(rows) - inserted - merged)
+    return CopyCounts(inserted, merged, len(columns[0]) - inserted - merged)
 
 
-def _merge_staged(cursor: CursorWrapper, target: _Target, newest: sql.Composed) -> int:
+def _merge_staged(
+    cursor: CursorWrapper, target: _Target, newest: sql.Composed, stamp: Stamp
+) -> int:
     cursor.execute(sql.SQL("SELECT min(start_at), max(start_at) FROM ({}) s").format(newest))
     first, last = cursor.fetchone()
     cursor.execute(
@@ -214,7 +263,7 @@ def _merge_staged(cursor: CursorWrapper, target: _Target, newest: sql.Composed) 
             newest=newest,
             key=sql.Identifier(target.key),
         ),
-        [target.stamp.batch_id, target.stamp.install_id, first, last],
+        [stamp.batch_id, stamp.install_id, first, last],
     )
     kept = [name for name in target.columns[2:] if name != target.key]
     cursor.execute(
@@ -230,15 +279,16 @@ def _merge_staged(cursor: CursorWrapper, target: _Target, newest: sql.Composed) 
             newest=newest,
             key=sql.Identifier(target.key),
         ),
-        [target.stamp.install_id, first, last],
+        [stamp.install_id, first, last],
     )
     return int(cursor.rowcount)
 
 
-def _insert_sqlite(target: _Target, rows: Sequence[Row]) -> CopyCounts:
+def _insert_sqlite(target: _Target, columns: Columns, stamp: Stamp) -> CopyCounts:
     """Step 2 and 3 on SQLite; the transaction is IMMEDIATE, so nobody writes in between."""
+    rows = list(zip(*columns, strict=True))
     newest = _newest(target, rows) if target.merges else rows
-    records = [_adapt(record) for record in target.records(newest)]
+    records = [_adapt(record) for record in target.records(newest, stamp)]
     quote = connection.ops.quote_name
     marks = ", ".join(["%s"] * len(target.columns))
     names = ", ".join(map(quote, target.columns))
@@ -249,12 +299,12 @@ def _insert_sqlite(target: _Target, rows: Sequence[Row]) -> CopyCounts:
             records,
         )
         inserted = cursor.rowcount
-        merged = _merge_sqlite(cursor, target, records) if target.merges else 0
+        merged = _merge_sqlite(cursor, target, records, stamp) if target.merges else 0
     return CopyCounts(inserted, merged, len(rows) - inserted - merged)
 
 
 def _merge_sqlite(
-    cursor: CursorWrapper, target: _Target, records: Sequence[tuple[Stored, ...]]
+    cursor: CursorWrapper, target: _Target, records: Sequence[tuple[Stored, ...]], stamp: Stamp
 ) -> int:
     quote, columns = connection.ops.quote_name, target.columns
     key, seq = columns.index(target.key), columns.index("seq")
@@ -266,7 +316,7 @@ def _merge_sqlite(
         f"INSERT INTO {quote(REPLACED_TABLE)} ({replaced}, replaced_by) "  # noqa: S608 -- names of our own models
         f"SELECT {replaced}, %s FROM {quote(target.name)} WHERE install_id = %s AND start_at = %s "
         f"AND {quote(target.key)} = %s AND seq < %s",
-        [(target.stamp.batch_id.hex, *place) for place in places],
+        [(stamp.batch_id.hex, *place) for place in places],
     )
     cursor.executemany(
         f"UPDATE {quote(target.name)} SET {sets} WHERE install_id = %s AND start_at = %s "  # noqa: S608 -- names of the contract

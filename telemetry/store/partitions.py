@@ -7,24 +7,27 @@ created in place: CREATE … PARTITION OF locks the parent against every writer,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Final
 
-from django.db import connection
+import psycopg
+from django.db import IntegrityError, connection
 from psycopg import sql
 
 from fleet.lib.clock import now
 from fleet.lib.sql import transaction_lock
+from telemetry.models.content import CONTENT_MODELS
 from telemetry.models.events import EVENT_MODELS
 
 AHEAD_DAYS: Final = 7
 """Days made ahead: a week of a dead beat costs ingest nothing but a little DDL of its own."""
 LOCK_NAME: Final = "telemetry-partitions"
-PARENTS: Final = tuple(model.table_name() for model in EVENT_MODELS)
+CONTENT_PARENTS: Final = tuple(model._meta.db_table for model in CONTENT_MODELS)
+PARENTS: Final = (*(model.table_name() for model in EVENT_MODELS), *CONTENT_PARENTS)
 _NAME: Final = re.compile(r"(?P<parent>[a-z_]+)_(?P<day>\d{8})")
 
 
@@ -64,20 +67,28 @@ def plan_partitions(
     existing: AbstractSet[Partition],
     keep_from: date,
     unfinished: AbstractSet[date],
+    content_keep_from: date | None = None,
     ahead_days: int = AHEAD_DAYS,
 ) -> Plan:
     """The plan of a day; pure.
 
     Shape: creates yesterday (late pushes) to ``ahead_days`` ahead; drops what is older than
-    ``keep_from``, but for the ``unfinished`` days, which are held.
+    ``keep_from``, but for the ``unfinished`` days, which are held. Content has an end of its own,
+    and nothing is summed up from it that could hold it longer.
     """
+
+    def is_kept(partition: Partition) -> bool:
+        is_content = partition.parent in CONTENT_PARENTS
+        return partition.day >= ((is_content and content_keep_from) or keep_from)
+
     days = [today + timedelta(days=offset) for offset in range(-1, ahead_days + 1)]
-    wanted = {Partition(day, parent) for day in days for parent in PARENTS if day >= keep_from}
-    old = sorted(partition for partition in existing if partition.day < keep_from)
+    wanted = {part for day in days for parent in PARENTS if is_kept(part := Partition(day, parent))}
+    old = sorted(partition for partition in existing if not is_kept(partition))
+    held = [part for part in old if part.day in unfinished and part.parent not in CONTENT_PARENTS]
     return Plan(
         create=tuple(sorted(wanted - existing)),
-        drop=tuple(partition for partition in old if partition.day not in unfinished),
-        held=tuple(partition for partition in old if partition.day in unfinished),
+        drop=tuple(partition for partition in old if partition not in held),
+        held=tuple(held),
     )
 
 
@@ -117,6 +128,36 @@ def ensure_partitions(wanted: AbstractSet[Partition]) -> int:
     if connection.vendor != "postgresql" or wanted <= existing_partitions():
         return 0
     return create_partitions(wanted)
+
+
+type Ensure = Callable[[AbstractSet[Partition]], object]
+"""Makes partitions that are missing, as ``ensure_partitions`` does."""
+
+
+def with_partitions[Result](work: Callable[[Ensure], Result]) -> Result:
+    """What ``work`` gives; it ensures partitions, then stores in one transaction.
+
+    A partition that was seen is taken to be there, because the catalogue is not cheap to ask. When
+    it was dropped since, PostgreSQL refuses the row: the work is done once more, and asks.
+    """
+    try:
+        return work(_ensure_unseen)
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, psycopg.errors.CheckViolation):
+            raise
+    _seen.clear()
+    return work(ensure_partitions)
+
+
+_seen: set[Partition] = set()
+"""What this process found in the catalogue, and what may be gone since."""
+
+
+def _ensure_unseen(wanted: AbstractSet[Partition]) -> None:
+    if connection.vendor == "postgresql" and not wanted <= _seen:
+        ensure_partitions(wanted)
+        _seen.clear()
+        _seen.update(existing_partitions())
 
 
 def create_partitions(wanted: Iterable[Partition]) -> int:

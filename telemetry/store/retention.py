@@ -13,10 +13,13 @@ from fleet.lib.clock import now
 from telemetry.models import (
     EVENT_MODELS,
     AggregateRecord,
+    ContentMessage,
+    ContentSession,
     FillState,
     QuarantinedLine,
     TouchedHour,
 )
+from telemetry.store.bounds import prune_books
 from telemetry.store.partitions import (
     Plan,
     create_partitions,
@@ -24,6 +27,7 @@ from telemetry.store.partitions import (
     existing_partitions,
     plan_partitions,
 )
+from telemetry.store.traces import forget_traces
 
 GRACE: Final = timedelta(days=1)
 """Between refusing a time and dropping its day: a batch that passed the check may still commit."""
@@ -42,6 +46,17 @@ class Maintained:
 def accepted_from(moment: datetime) -> datetime:
     """The oldest time that ingest accepts at a moment."""
     return moment - timedelta(days=settings.FLEET_RETENTION_DAYS)
+
+
+def content_accepted_from(moment: datetime) -> datetime:
+    """The oldest time of content that ingest accepts: its own retention, never the longer one."""
+    days = min(settings.FLEET_CONTENT_RETENTION_DAYS, settings.FLEET_RETENTION_DAYS)
+    return moment - timedelta(days=days)
+
+
+def content_keep_from(moment: datetime) -> date:
+    """The oldest day of content that is kept at a moment."""
+    return (content_accepted_from(moment) - GRACE).astimezone(UTC).date()
 
 
 def keep_from(moment: datetime) -> date:
@@ -66,6 +81,7 @@ def current_plan() -> Plan:
         existing=existing_partitions(),
         keep_from=keep_from(moment),
         unfinished=unfinished_days(),
+        content_keep_from=content_keep_from(moment),
     )
 
 
@@ -76,19 +92,26 @@ def maintain() -> Maintained:
     dropped = 0
     for day in sorted({partition.day for partition in plan.drop}):
         with transaction.atomic():
-            _expire_hours(day, day + timedelta(days=1))
+            if day < keep_from(now()):  # else it is a day of content, whose rows make no cells
+                _expire_hours(day, day + timedelta(days=1))
             dropped += drop_partitions(part for part in plan.drop if part.day == day)
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
+    forget_traces(now())
     AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
+    deleted += prune_books(unfinished_days())
     held = tuple(sorted({partition.day for partition in plan.held}))
     return Maintained(created, dropped, deleted, held)
 
 
 def _delete_expired_rows() -> int:
     """SQLite's twin: rows before the oldest day that is kept or unfinished."""
-    before = min([keep_from(now()), *unfinished_days()])
+    moment = now()
+    before = min([keep_from(moment), *unfinished_days()])
+    content_before = _midnight(content_keep_from(moment))
     with transaction.atomic():
+        ContentMessage.objects.filter(start_at__lt=content_before).delete()
+        ContentSession.objects.filter(start_at__lt=content_before).delete()
         _expire_hours(date(1970, 1, 1), before)
         return sum(
             model.objects.filter(start_at__lt=_midnight(before)).delete()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http
 import json
 import re
@@ -46,6 +47,12 @@ def test_the_codes_of_the_events_check_are_line_codes() -> None:
 
 def test_a_receipt_survives_the_wire() -> None:
     assert Receipt.from_dict(json.loads(json.dumps(receipt().to_dict()))) == receipt()
+
+
+def test_a_receipt_says_that_it_is_of_the_spool_and_only_then() -> None:
+    spooled = dataclasses.replace(receipt(), spooled=True)
+    assert Receipt.from_dict(json.loads(json.dumps(spooled.to_dict()))) == spooled
+    assert "spooled" not in receipt().to_dict()
 
 
 def test_a_receipt_accounts_for_every_line() -> None:

@@ -21,8 +21,11 @@ LISTS = (
     "/fleet/pin/",
     "/fleet/policyrevision/",
     "/fleet/changerecord/",
+    "/fleet/erasure/",
     "/telemetry/ingestbatch/",
     "/telemetry/quarantinedline/",
+    "/telemetry/quarantinejob/",
+    "/telemetry/spooledbatch/",
     "/telemetry/aggregaterecord/",
 )
 OWN_PAGES = ("/publish/", "/sync/", "/health/", "/runs/")

@@ -35,7 +35,8 @@ def test_a_console_with_its_processes_is_well() -> None:
     heartbeat()
     note_beat("beat")
     found = {probe.name: probe for probe in health.gather().probes}
-    assert set(found) == {"database", "migrations", "worker", "beat", "broker", "disk", "keys"}
+    connections = {"database", "migrations", "worker", "beat", "broker"}
+    assert set(found) == connections | {"limits", "disk", "keys", "spool"}
     assert {name for name, probe in found.items() if probe.state == "down"} <= {"disk"}
     assert ProcessBeat.objects.count() == 2
 
@@ -67,6 +68,14 @@ def test_a_redis_that_is_away_is_named_with_its_address() -> None:
     probe = health.broker_probe()
     assert probe.state == "down"
     assert "127.0.0.1:1" in probe.mend
+
+
+@override_settings(REDIS_URL=AWAY)
+def test_rate_limits_say_when_redis_does_not_count_them() -> None:
+    probe = health.limits_probe()
+    assert (probe.state, bool(probe.mend)) == ("warn", True)
+    with override_settings(REDIS_URL=""):
+        assert health.limits_probe().state == "ok"
 
 
 def test_a_broker_folder_that_is_away_is_down(tmp_path: Path) -> None:

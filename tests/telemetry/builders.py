@@ -15,7 +15,8 @@ from agent_client.contract.tables import BY_NAME, Table
 from fleet.lib.clock import datetime_to_ns, now
 from telemetry.ingest.decode import Body, read_body
 from telemetry.ingest.receive import BatchHeader, Outcome, receive_batch
-from telemetry.store.copy import Row, Stamp, Value
+from telemetry.store.copy import Row, Stamp
+from telemetry.store.pack import Value
 
 INSTALL = UUID("01890000-0000-7000-8000-000000000001")
 S = 1_000_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from agent_client.contract import wire
 from fleet.lib.clock import now
 from fleet.models import Install
 from telemetry import checks
-from telemetry.models import IngestBatch, QuarantinedLine, Run, RunCell, TouchedHour
+from telemetry.models import IngestBatch, QuarantinedLine, Run, RunsCell, TouchedHour
 from telemetry.store.partitions import PARENTS, Partition, create_partitions, drop_partitions
 from telemetry.store.retention import maintain
 from tests.telemetry import builders as make
@@ -58,13 +59,35 @@ def test_rollups_are_filled_and_verified_by_hand() -> None:
     assert "1 hours are exact." in say("telemetry_rollup", verify=True)
 
 
-def test_a_wrong_cell_fails_the_verification() -> None:
+def test_a_wrong_cell_fails_the_verification_and_is_mended() -> None:
     make.push(make.run())
     say("telemetry_rollup")
-    RunCell.objects.update(run_count=5)
-    with pytest.raises(CommandError, match="1 cells differ in 1 hours"):
+    RunsCell.objects.filter(unit="h", group_id=0).update(run_count=5)
+    with pytest.raises(CommandError, match="1 cells differ"):
         say("telemetry_rollup", verify=True)
     assert "filled" in say("telemetry_rollup", all=True, hours=3)
+    assert "exact" in say("telemetry_rollup", verify=True)
+
+
+def test_a_verification_says_as_json_what_differs() -> None:
+    make.push(make.run())
+    say("telemetry_rollup")
+    RunsCell.objects.filter(unit="d", group_id=0).delete()
+    out = io.StringIO()
+    with pytest.raises(CommandError):
+        call_command("telemetry_rollup", verify=True, json=True, stdout=out)
+    report = json.loads(out.getvalue())
+    assert (report["hour_count"], report["difference_count"]) == (1, 1)
+    assert report["differences"][0]["cell"] == "RunsCell"
+    assert report["differences"][0]["stored"] is None
+
+
+def test_one_hour_is_made_again_by_hand() -> None:
+    make.push(make.run())
+    say("telemetry_rollup")
+    hour = RunsCell.objects.filter(unit="h")[0].at
+    RunsCell.objects.update(run_count=5)
+    assert "filled 1 hours" in say("telemetry_rollup", hour=hour)
     assert "exact" in say("telemetry_rollup", verify=True)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection
+from django.test.utils import CaptureQueriesContext
 
 from agent_client.contract.wire import Receipt
+from fleet.lib.clock import ns_to_datetime
 from telemetry.ingest import receive, scrub
 from telemetry.ingest.decode import IngestError
 from telemetry.ingest.receive import Outcome, clock_skew_ms, receive_batch
@@ -20,6 +23,7 @@ from telemetry.models import (
     ToolCall,
     TouchedHour,
 )
+from telemetry.store.partitions import Partition, drop_partitions
 from tests.telemetry import builders as make
 
 both_engines = pytest.mark.both_engines
@@ -127,14 +131,76 @@ def test_an_empty_batch_has_a_receipt() -> None:
 @both_engines
 @committed
 def test_a_failure_in_the_middle_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: IngestBatch) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(receive, "_add_to_intake", fail)
+    monkeypatch.setattr(receive, "keep_beside", fail)
     with pytest.raises(RuntimeError):
         make.push(make.run(), b"{")
     for model in (Run, IngestBatch, QuarantinedLine, TouchedHour, InstallIntake):
         assert not model._default_manager.exists()
+
+
+@pytest.mark.postgres
+@committed
+def test_a_session_killed_between_copy_and_commit_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    header, body = make.header(), make.body(make.run(), make.tool_call())
+
+    def kill(*_: object, **__: object) -> None:
+        assert Run.objects.exists()  # copied, and seen by this session alone
+        connection.cursor().execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(receive, "keep_beside", kill)
+        with pytest.raises(DatabaseError):
+            receive_batch(header, body)
+    connection.close()
+    for model in (Run, ToolCall, IngestBatch, TouchedHour, InstallIntake):
+        assert not model._default_manager.exists()
+    assert not receive_batch(header, body).is_replay
+    assert (Run.objects.count(), ToolCall.objects.count()) == (1, 1)
+
+
+@pytest.mark.postgres
+@committed
+def test_a_day_that_was_dropped_since_is_made_again() -> None:
+    start_ns = make.recent_ns(30 * 86_400)
+    day = Partition(ns_to_datetime(start_ns).date(), Run.table_name())
+    make.push(make.run(1, start_ns=start_ns))
+    drop_partitions([day])
+    assert not Run.objects.exists()
+    receipt = receipt_of(make.push(make.run(2, start_ns=start_ns), make.tool_call()))
+    assert receipt.accepted == {"tel_runs": 1, "tel_tool_calls": 1}
+    assert (Run.objects.get().seq, ToolCall.objects.count()) == (2, 1)
+    drop_partitions([day])
+
+
+def statements_of(work: Callable[[], object]) -> list[str]:
+    with CaptureQueriesContext(connection) as context:
+        work()
+    return [str(query["sql"]) for query in context.captured_queries]
+
+
+@pytest.mark.postgres
+def test_a_merged_run_does_not_send_its_children_through_the_stage() -> None:
+    start_ns = make.recent_ns()
+    make.push(make.run(1, start_ns=start_ns, end_ns=None, end_reason=None))
+    statements = statements_of(lambda: make.push(make.run(2, start_ns=start_ns), make.tool_call(3)))
+    assert any("telemetry_run_stage" in text for text in statements)
+    assert not any("telemetry_toolcall_stage" in text for text in statements)
+    assert (Run.objects.get().end_reason, ToolCall.objects.count()) == ("completed", 1)
+
+
+@pytest.mark.postgres
+@committed
+def test_a_batch_of_new_rows_costs_few_statements_however_many_tables() -> None:
+    make.push(*make.one_of_each(make.recent_ns()))
+    statements = statements_of(lambda: make.push(*make.one_of_each(make.recent_ns())))
+    # known? · begin · lock · erased? · known? · two savepoints, released · ledger · commit
+    copies = [text for text in statements if "COPY" in text]
+    assert (len(copies), len(statements) - len(copies)) == (10, 11)
 
 
 @pytest.mark.postgres
@@ -160,7 +226,7 @@ def test_no_receipt_leaves_before_the_commit() -> None:
 
 @both_engines
 @committed
-def test_twenty_parallel_repeats_of_a_batch_have_one_effect() -> None:
+def test_fifty_parallel_repeats_of_a_batch_have_one_effect() -> None:
     header = make.header(losses={"full": 1})
     body = make.body(*(make.tool_call(seq) for seq in range(50)), make.run())
 
@@ -170,8 +236,8 @@ def test_twenty_parallel_repeats_of_a_batch_have_one_effect() -> None:
         finally:
             connection.close()
 
-    with ThreadPoolExecutor(20) as pool:
-        outcomes = list(pool.map(push_once, range(20)))
+    with ThreadPoolExecutor(50) as pool:
+        outcomes = list(pool.map(push_once, range(50)))
     assert sum(not outcome.is_replay for outcome in outcomes) == 1
     assert len({str(outcome.receipt) for outcome in outcomes}) == 1
     assert (ToolCall.objects.count(), IngestBatch.objects.count()) == (50, 1)
@@ -232,6 +298,18 @@ def test_sums_of_an_install_add_up_over_its_batches() -> None:
     assert (intake.batch_count, intake.stored_count, intake.rejected_count) == (2, 2, 1)
     assert (intake.losses, intake.lost_count) == ({"full": 3, "oversize": 1}, 4)
     assert intake.last_seq == 5
+
+
+@both_engines
+@pytest.mark.parametrize(
+    ("seqs", "last"), [((None, None), None), ((None, 4), 4), ((4, None), 4), ((2, 4), 4)]
+)
+def test_the_last_seq_is_the_highest_that_was_said(
+    seqs: tuple[int | None, ...], last: int | None
+) -> None:
+    for seq in seqs:
+        make.push(last_seq=seq)
+    assert InstallIntake.objects.get().last_seq == last
 
 
 def test_skew_comes_from_a_time_ordered_batch_id_only() -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_client.contract.tables import EVENT_TABLES, TIME_MAX_NS
-from agent_client.contract.wire import LINE_CODES
+from agent_client.contract.wire import LINE_CODES, MAX_LINES
 from telemetry.ingest import validate
-from telemetry.ingest.validate import TimeBounds, Verdicts, validate_lines
+from telemetry.ingest.decode import IngestError, split_lines
+from telemetry.ingest.validate import TimeBounds, Verdicts, validate_body, validate_lines
 from tests.telemetry import builders as make
 
 NOW_NS = make.recent_ns()
@@ -120,6 +121,28 @@ def test_rows_of_the_local_plane_are_refused_under_another_plane() -> None:
 def test_an_object_across_two_lines_is_two_bad_lines() -> None:
     first, second = TEXT.split(b",", 1)
     assert len(judge(first + b",", second, TEXT + TEXT).refused) == 3
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *(TEXT, TEXT, TEXT, TEXT + TEXT, b" " + TEXT, TEXT + b"\r", b"", b" ", b"{", b"{}"),
+                *(TEXT.replace(b",", b",\n", 1), TEXT.replace(b'"seq"', b'"se\nq"')),
+            ]
+        ),
+        max_size=6,
+    ),
+    st.sampled_from([b"", b"\n", b"\n\n"]),
+)
+def test_a_body_gets_the_verdicts_of_its_lines(parts: list[bytes], end: bytes) -> None:
+    data = b"\n".join(parts) + end
+    assert validate_body(data, BOUNDS) == validate_lines(split_lines(data), BOUNDS)
+
+
+def test_a_body_of_too_many_lines_is_refused_however_good_they_are() -> None:
+    with pytest.raises(IngestError):
+        validate_body((TEXT + b"\n") * (MAX_LINES + 1), BOUNDS)
 
 
 def careful_only(*lines: bytes) -> Verdicts:

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.lib.clock import floor_hour, now, ns_to_datetime
-from telemetry.models import EVENT_MODELS, FillState, QuarantinedLine, Run, TouchedHour
+from telemetry.models import EVENT_MODELS, FillState, QuarantinedLine, Run, RunsCell, TouchedHour
 from telemetry.rollup.fill import fill_hour, fill_pending
 from telemetry.store.partitions import (
+    CONTENT_PARENTS,
     PARENTS,
     Partition,
     create_partitions,
@@ -53,12 +54,31 @@ def test_a_plan_makes_all_days_ahead_and_drops_only_finished_old_ones(
     ahead = {DAY + timedelta(days=offset) for offset in range(ahead_days + 1)}
     assert {Partition(day, parent) for day in ahead for parent in PARENTS} <= after
     assert not set(plan.create) & existing
-    assert all(part.day < keep and part.day not in unfinished for part in plan.drop)
-    assert all(part.day in unfinished for part in after if part.day < keep)
+    rows = {part for part in after | set(plan.drop) if part.parent not in CONTENT_PARENTS}
+    assert all(part.day < keep for part in plan.drop)
+    assert not any(part.day in unfinished for part in rows & set(plan.drop))
+    assert all(part.day in unfinished for part in rows & after if part.day < keep)
     again = plan_partitions(
         today=DAY, existing=after, keep_from=keep, unfinished=unfinished, ahead_days=ahead_days
     )
     assert (again.create, again.drop) == ((), ())
+
+
+@given(existing=st.sets(PARTITIONS), unfinished=st.sets(DAYS), kept_days=st.integers(0, 60))
+def test_content_goes_at_its_own_time_and_no_rollup_holds_it(
+    existing: set[Partition], unfinished: set[date], kept_days: int
+) -> None:
+    keep = DAY - timedelta(days=kept_days)
+    plan = plan_partitions(
+        today=DAY,
+        existing=existing,
+        keep_from=DAY - timedelta(days=60),
+        unfinished=unfinished,
+        content_keep_from=keep,
+    )
+    content = {part for part in existing if part.parent in CONTENT_PARENTS}
+    assert {part for part in content if part.day < keep} == content & set(plan.drop)
+    assert not any(part.parent in CONTENT_PARENTS for part in plan.held)
 
 
 def test_a_plan_prints_one_line_a_partition() -> None:
@@ -145,10 +165,9 @@ def test_the_cells_of_an_expired_hour_are_frozen() -> None:
     FillState.objects.update(state=FillState.State.EXPIRED)
     Run.objects.all().delete()
     TouchedHour.objects.create(hour=hour, touched_at=now())
-    assert not fill_hour(hour, is_forced=True)
-    from telemetry.models import RunCell
-
-    assert RunCell.objects.get().run_count == 1
+    assert not fill_hour(hour)
+    fill_pending()
+    assert set(RunsCell.objects.values_list("run_count", flat=True)) == {1}
     assert not TouchedHour.objects.exists()
 
 

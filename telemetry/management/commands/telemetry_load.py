@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from django.core.management.base import BaseCommand, CommandError
 
 from agent_client.contract import wire
+from fleet.enroll.erasure import is_erased
 from fleet.models import Install
 from telemetry.ingest.decode import Body, IngestError
 from telemetry.ingest.receive import BatchHeader, receive_batch
@@ -34,7 +35,8 @@ class Command(BaseCommand):
     def handle(self, *args: object, file: Path, install: UUID, **options: object) -> None:
         known = Install.objects.filter(pk=install).values_list("group_id", flat=True)
         if not known:
-            raise CommandError("No such install.")
+            why = "This install was erased; nothing of it is loaded." if is_erased(install) else ""
+            raise CommandError(why or "No such install.")
         totals = dict.fromkeys(("received", "accepted", "duplicates", "rejected"), 0)
         try:
             for chunk in _chunks(file):

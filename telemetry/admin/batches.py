@@ -1,4 +1,4 @@
-"""Read-only admins: batches with their receipts, quarantined lines, run summaries."""
+"""Read-only admins: batches with their receipts, run summaries."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fleet.console.labels import label, plain_label
 from fleet.console.rendering import page
 from fleet.models import Install
 from fleet.templatetags.fleet_format import ago, byte_size, duration_ms, exact, words
+from telemetry.admin.clocks import clock_note
 from telemetry.models import AggregateRecord, IngestBatch, QuarantinedLine
 
 MAX_LINES_SHOWN = 200
@@ -28,7 +29,7 @@ MAX_LINES_SHOWN = 200
 def install_link(install_id: object) -> SafeString:
     """The way to an install's page, by the first part of its id."""
     return format_html(
-        '<a class="hf-link hf-mono" href="{}" title="{}">{}</a>',
+        '<a class="hf-link hf-mono hf-nowrap" href="{}" title="{}">{}</a>',
         reverse("admin:fleet_install_change", args=(install_id,)),
         install_id,
         str(install_id)[:8],
@@ -132,6 +133,7 @@ class IngestBatchAdmin(FactAdmin):
             "install": Install.objects.filter(pk=batch.install_id).first(),
             "receipt": json.dumps(batch.receipt, indent=2, ensure_ascii=False),
             "consent": json.dumps(batch.consent, indent=2, ensure_ascii=False),
+            "clock_note": clock_note(batch.install_id, rejected),
             "rejected": sorted(rejected.items()) if isinstance(rejected, dict) else [],
             "losses": sorted(batch.losses.items()),
             "lines": lines[:MAX_LINES_SHOWN] if may_see_lines else [],
@@ -142,38 +144,6 @@ class IngestBatchAdmin(FactAdmin):
 def _is_list(request: HttpRequest) -> bool:
     match = request.resolver_match
     return match is not None and (match.url_name or "").endswith("_changelist")
-
-
-@admin.register(QuarantinedLine)
-class QuarantinedLineAdmin(FactAdmin):
-    """Lines that were refused: why, and their first 4 KiB, scrubbed."""
-
-    list_display = ("received", "install", "line", "code", "detail", "excerpt")
-    list_display_links = None
-    list_select_related = False
-    list_filter = ("code",)
-    search_fields = ("=batch_id", "=install_id", "detail")
-    search_help_text = gettext_lazy("Search a whole batch id or install id, or a column")
-    readonly_fields = ("batch_id",)
-
-    @admin.display(description=gettext_lazy("Received"), ordering="received_at")
-    def received(self, item: QuarantinedLine) -> SafeString:
-        """Distance to now."""
-        return ago(item.received_at)
-
-    @admin.display(description=gettext_lazy("Install"))
-    def install(self, item: QuarantinedLine) -> SafeString:
-        """Whose it is."""
-        return install_link(item.install_id)
-
-    @admin.display(description=gettext_lazy("Line, scrubbed"))
-    def excerpt(self, item: QuarantinedLine) -> SafeString:
-        """Its beginning."""
-        return format_html(
-            '<bdi class="hf-mono hf-name" title="{}">{}</bdi>',
-            item.raw_text[:1000],
-            item.raw_text[:120],
-        )
 
 
 @admin.register(AggregateRecord)

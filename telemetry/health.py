@@ -1,0 +1,56 @@
+"""What the health page says of telemetry: how much waits in the spool, and since when."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from fleet.health import Probe, register_probe
+from fleet.lib.clock import now
+from fleet.templatetags.fleet_format import byte_size, exact, relative
+from telemetry.ingest.spool import SpoolState, spool_state
+
+LATE_AFTER: Final = timedelta(minutes=2)
+"""A drainer that runs begins within five seconds."""
+
+
+def register_probes() -> None:
+    """Register what this module probes; called once by the app."""
+    register_probe("spool", spool_probe)
+
+
+def spool_probe() -> Probe:
+    """Whether the drainer keeps up."""
+    title, state = _("Spool"), spool_state()
+    detail = spool_in_words(state)
+    if state.set_aside_count:
+        mend = _("Look at Data → Spool: each batch that was set aside says why.")
+        return Probe("spool", title, "warn", detail, mend)
+    if state.oldest_at is not None and now() - state.oldest_at > LATE_AFTER:
+        mend = _("See that worker and beat run, and what slows the database down.")
+        return Probe("spool", title, "warn", detail, mend)
+    if settings.FLEET_VALVE == "open":
+        mend = _("FLEET_VALVE=open spools every batch; set it to auto when the work is done.")
+        return Probe("spool", title, "warn", detail, mend)
+    return Probe("spool", title, "ok", detail)
+
+
+def spool_in_words(state: SpoolState) -> str:
+    """What waits, as a sentence."""
+    if not state.batch_count:
+        return _("Nothing waits: batches are stored as they come")
+    text = ngettext("%(count)s batch waits", "%(count)s batches wait", state.waiting_count)
+    parts = [
+        text % {"count": exact(state.waiting_count)},
+        _("%s rows") % exact(state.row_count),
+        byte_size(state.payload_bytes),
+    ]
+    if state.oldest_at is not None:
+        parts.append(_("oldest %s") % relative(state.oldest_at, at=now()))
+    if state.set_aside_count:
+        parts.append(_("%s set aside") % exact(state.set_aside_count))
+    return ", ".join(parts)

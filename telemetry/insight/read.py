@@ -1,0 +1,123 @@
+"""What the questions share: sums as records, histograms as percentiles, names, the scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from django.db.models import Max, Min, Model
+
+from fleet.lib.clock import now
+from telemetry.insight.answers import Freshness, Percentiles, Scope
+from telemetry.insight.filters import NONE, Filters
+from telemetry.insight.window import CURRENT, Compared, Window
+from telemetry.models import ALL_GROUPS, FillState, HistogramCell, RunsCell, TouchedHour, Unit
+from telemetry.rollup.histogram import Histogram
+from telemetry.store.cell_sums import PART, Cells, Slice, histogram_texts, sum_cells
+
+WAITING_MAX: Final = 1000
+"""More waiting hours are not counted: the number is read by people, and a backlog may be large."""
+
+type Sums = dict[str, int]
+type HistogramKey = tuple[int, str, str]
+_decode: Final = msgspec.json.Decoder(dict[str, int]).decode
+
+
+def scope_of(window: Window, filters: Filters | None = None) -> Scope:
+    """The scope of a question asked now; 3 queries."""
+    return Scope(window, filters or Filters(), freshness())
+
+
+def about(scope: Scope, *models: type[Model]) -> Scope:
+    """The scope of an answer made from these kinds of cells."""
+    return Scope(scope.window, scope.filters, scope.freshness, scope.filters.beyond(*models))
+
+
+def freshness() -> Freshness:
+    """How old the cells are; 3 queries."""
+    last = FillState.objects.aggregate(last=Max("filled_at"))["last"]
+    waiting = list(TouchedHour.objects.order_by("id").values_list("touched_at")[:WAITING_MAX])
+    lag_s = (now() - waiting[0][0]).total_seconds() if waiting else 0.0
+    days = RunsCell.objects.filter(unit=Unit.DAY, group_id=ALL_GROUPS)
+    first_day = days.aggregate(first=Min("at"))["first"]
+    return Freshness(last, len(waiting), max(lag_s, 0.0), first_day)
+
+
+def sums_of(
+    model: type[Model], cells: Cells, keys: Sequence[str], names: Sequence[str]
+) -> list[tuple[tuple[object, ...], Sums]]:
+    """Sums by key, by name."""
+    return [
+        (key, dict(zip(names, values, strict=True)))
+        for key, values in sum_cells(model, cells, keys=keys, sums=names)
+    ]
+
+
+def added(parts: Iterable[Mapping[str, int]], names: Sequence[str]) -> Sums:
+    """The sums of many as one."""
+    total = dict.fromkeys(names, 0)
+    for part in parts:
+        for name in names:
+            total[name] += part[name]
+    return total
+
+
+def by_part(model: type[Model], cells: Cells, names: Sequence[str]) -> Compared[Sums]:
+    """The sums of a window and of the one before; 1 query."""
+    found = {key[0]: sums for key, sums in sums_of(model, cells, (PART,), names)}
+    nothing = dict.fromkeys(names, 0)
+    return Compared(found.get(CURRENT, nothing), found.get(1, nothing))
+
+
+def histograms(
+    slices: Sequence[Slice],
+    level: int,
+    kind: HistogramCell.Kind,
+    *,
+    among: Mapping[str, Sequence[object]] | None = None,
+) -> dict[HistogramKey, Histogram]:
+    """Merged histograms by part, name and detail; 1 query."""
+    totals: dict[HistogramKey, dict[str, int]] = {}
+    cells = Cells(slices, level, among=among or {})
+    for part, sign, name, detail, text in histogram_texts(cells, kind):
+        counts = _decode(text)
+        total = totals.setdefault((part, name, detail), {})
+        # Plain loops: this is the dear part of a page, and Counter takes twice as long.
+        held = total.get
+        for index, count in counts.items():
+            total[index] = held(index, 0) + sign * count
+    return {key: Histogram.from_json(total) for key, total in totals.items()}
+
+
+def percentiles(histogram: Histogram | None, count: int) -> Percentiles:
+    """Three ranks of a histogram that holds some of ``count`` values."""
+    if histogram is None:
+        return Percentiles(None, None, None, 0, count)
+    return Percentiles(
+        histogram.quantile_ms(0.5),
+        histogram.quantile_ms(0.95),
+        histogram.quantile_ms(0.99),
+        histogram.count,
+        count,
+    )
+
+
+def named(value: object) -> str:
+    """A dimension's value as it is shown."""
+    return str(value) or NONE
+
+
+def at_of(value: object) -> datetime:
+    """A cell's time, UTC."""
+    assert isinstance(value, datetime)  # noqa: S101 -- the reader converts it
+    return value.astimezone(UTC)
+
+
+def merged(parts: Iterable[Histogram]) -> Histogram | None:
+    """Many histograms as one; None when there is none."""
+    total: Histogram | None = None
+    for part in parts:
+        total = part if total is None else total.merged(part)
+    return total

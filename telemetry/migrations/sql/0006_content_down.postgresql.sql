@@ -1,0 +1,3 @@
+DROP TABLE telemetry_contentmessage;
+-- statement
+DROP TABLE telemetry_contentsession;

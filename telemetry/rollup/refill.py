@@ -1,0 +1,118 @@
+"""refill_hours(): makes the cells of whole hours again from the rows there are.
+
+For repair, after rows were erased, and where a touch names no batch. STARTED is committed first;
+cells, DONE and the removal of the touches are one transaction, so a killed refill leaves nothing
+but its STARTED, which the next round takes up. The caller holds the fold's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.db import connection
+from django.db.models import F
+
+from fleet.lib.clock import now
+from telemetry.models import FillState, HistogramCell, InstallCell, ReplacedRun, TouchedHour
+from telemetry.rollup.engine import DAY, HOUR, day_of, latest_sql, moment, total_sql
+from telemetry.rollup.fold import snapshot
+from telemetry.rollup.histograms import add_to_histograms, deltas_of, sum_day
+from telemetry.rollup.statements import Part, number_columns, of_hours, run_source
+from telemetry.rollup.stats import SOURCES, Target
+
+
+def refill_hours(hours: Sequence[datetime]) -> list[datetime]:
+    """Make the cells of hours of one day again; those that were. An expired hour is left as it is.
+
+    One transaction for all of them, since the day's cells are their sum.
+    """
+    started = [hour for hour in hours if _start(hour)]
+    TouchedHour.objects.filter(hour__in=set(hours) - set(started), batch_id=None).delete()
+    if started:
+        assert len({day_of(hour) for hour in started}) == 1  # noqa: S101 -- the caller's promise
+        with snapshot():
+            _refill(started)
+    return started
+
+
+def _start(hour: datetime) -> bool:
+    """Commit STARTED; False when the hour is expired."""
+    begun = now()
+    state, is_new = FillState.objects.get_or_create(
+        hour=hour, defaults={"state": FillState.State.STARTED, "started_at": begun}
+    )
+    if is_new:
+        return True
+    open_states = [FillState.State.STARTED, FillState.State.DONE]
+    return bool(
+        FillState.objects.filter(pk=state.pk, state__in=open_states).update(
+            state=FillState.State.STARTED, started_at=begun
+        )
+    )
+
+
+def _refill(hours: Sequence[datetime]) -> None:
+    """Everything a refill changes, inside the caller's transaction."""
+    day = day_of(hours[0])
+    for model in _ALL_CELLS:
+        model._default_manager.filter(unit="h", at__in=hours).delete()  # noqa: SLF001 -- the documented way from a model class
+    parts: list[Part] = []
+    for source in SOURCES:
+        parts += run_source(source, of_hours(source, hours), units=("h",))
+    add_to_histograms(deltas_of(parts, units=("h",)))
+    for source in SOURCES:
+        for target in source.targets:
+            _sum_day(target, day)
+    _sum_installs(day)
+    sum_day(day)
+    TouchedHour.objects.filter(hour__in=hours).delete()
+    for hour in hours:
+        ReplacedRun.objects.filter(start_at__gte=hour, start_at__lt=hour + HOUR).delete()
+    FillState.objects.filter(hour__in=hours, state=FillState.State.STARTED).update(
+        state=FillState.State.DONE, filled_at=now(), fill_count=F("fill_count") + 1
+    )
+
+
+_ALL_CELLS = (
+    *(target.cell for source in SOURCES for target in source.targets),
+    InstallCell,
+    HistogramCell,
+)
+
+
+def _sum_day(target: Target, day: datetime) -> None:
+    """Make the day's cells anew, as the sum of its hours'."""
+    table = target.cell._meta.db_table
+    keys = ", ".join(("group_id", *target.dimensions))
+    numbers = number_columns(target.cell)
+    totals = ", ".join(total_sql(name) for name in numbers)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table} WHERE unit = 'd' AND at = %s", [moment(day)])  # noqa: S608 -- names of our own models
+        cursor.execute(
+            f"INSERT INTO {table} (unit, at, {keys}, {', '.join(numbers)}) "  # noqa: S608 -- names of our own models
+            f"SELECT 'd', {_day_sql()}, {keys}, {totals} FROM {table} "
+            f"WHERE unit = 'h' AND at >= %s AND at < %s GROUP BY {keys}",
+            [moment(day), moment(day), moment(day + DAY)],
+        )
+
+
+def _sum_installs(day: datetime) -> None:
+    """The same for installs; the group is that of the day's last hour."""
+    table = InstallCell._meta.db_table
+    numbers = number_columns(InstallCell)
+    names = ", ".join(numbers)
+    totals = ", ".join(f"{total_sql(name)} AS {name}" for name in numbers)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table} WHERE unit = 'd' AND at = %s", [moment(day)])  # noqa: S608 -- names of our own models
+        cursor.execute(
+            f"INSERT INTO {table} (unit, at, install_id, group_id, {names}) "  # noqa: S608 -- names of our own models
+            f"SELECT 'd', {_day_sql()}, i.install_id, i.latest, {names} FROM "
+            f"(SELECT install_id, {latest_sql('group_id', 'at')}, {totals} FROM {table} "
+            "WHERE unit = 'h' AND at >= %s AND at < %s GROUP BY install_id) i",
+            [moment(day), moment(day), moment(day + DAY)],
+        )
+
+
+def _day_sql() -> str:
+    return "CAST(%s AS timestamptz)" if connection.vendor == "postgresql" else "%s"

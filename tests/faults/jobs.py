@@ -1,0 +1,181 @@
+"""The console's jobs in processes of their own, killed where a test says.
+
+``python -m tests.faults.jobs`` loads Django once and forks a child a job: a kill costs
+milliseconds. It reads a JSON line a round and answers with the children's return codes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from tests.faults import sabotage
+
+KILLED = -9
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run. ``dies``: ``before`` or ``after`` the commit number ``at``, or at the
+    ``statement`` of that number; 0 is never."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    dies: str = "before"
+    at: int = 0
+
+
+class Jobs:
+    """The process that forks."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, *jobs: Job) -> list[int]:
+        """Run jobs at the same time; their return codes, negative for a signal."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([asdict(job) for job in jobs]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the jobs' process died"
+        codes: list[int] = json.loads(line)
+        return codes
+
+
+@contextmanager
+def jobs_process(environ: dict[str, str]) -> Iterator[Jobs]:
+    """The forking process, until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.jobs"],
+        env=environ,
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield Jobs(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+# ----------------------------------------------------------------------------- in the child itself
+
+
+def _fill(*_: str) -> None:
+    from telemetry.rollup.tasks import fill_touched
+
+    fill_touched()
+
+
+def _maintain(*_: str) -> None:
+    from telemetry.store.tasks import maintain_partitions
+
+    maintain_partitions()
+
+
+def _migrate(*_: str) -> None:
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0, interactive=False)
+
+
+def _load(file: str, install_id: str, batch_bytes: str) -> None:
+    from django.core.management import call_command
+
+    from telemetry.management.commands import telemetry_load
+
+    telemetry_load.BATCH_BYTES = int(batch_bytes)  # type: ignore[misc]  # small files, many batches
+    call_command("telemetry_load", file, install=UUID(install_id), stdout=sys.stderr)
+
+
+def _credentials(file: str, count: str) -> None:
+    """Write the credentials of so many new installs, a line each."""
+    from tests.faults import raw
+
+    Path(file).write_text("\n".join(raw.credential_of(uuid4()) for _ in range(int(count))))
+
+
+RUNS: dict[str, Callable[..., None]] = {
+    "credentials": _credentials,
+    "fill": _fill,
+    "load": _load,
+    "maintain": _maintain,
+    "migrate": _migrate,
+}
+
+
+def _arm(dies: str, at: int) -> None:
+    seen = 0
+
+    def count(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            sabotage.die()
+
+    if dies == "statement":
+        from django.db.backends.signals import connection_created
+
+        def watch(execute: Any, *rest: Any) -> Any:  # noqa: ANN401 -- Django's hook
+            count()
+            return execute(*rest)
+
+        connection_created.connect(
+            lambda connection, **_: connection.execute_wrappers.append(watch), weak=False
+        )
+    else:
+        sabotage.on_commit(
+            before=count if dies == "before" else _nothing,
+            after=count if dies == "after" else _nothing,
+        )
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _child(job: dict[str, Any]) -> None:  # Any: JSON
+    code = 1
+    try:
+        _arm(job["dies"], job["at"])
+        RUNS[job["name"]](*job["arguments"])
+        code = 0
+    except BaseException:  # noqa: BLE001 -- whatever it was, the parent gets a code and a traceback
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _fork(jobs: Sequence[dict[str, Any]]) -> list[int]:  # Any: JSON
+    pids = []
+    for job in jobs:
+        pid = os.fork()
+        if not pid:
+            _child(job)
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def _main() -> None:
+    import django
+
+    django.setup()
+    for line in sys.stdin:
+        print(json.dumps(_fork(json.loads(line))), flush=True)  # noqa: T201 -- the protocol
+
+
+if __name__ == "__main__":
+    _main()
