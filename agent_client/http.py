@@ -319,3 +319,10 @@ def retry_after_s(value: str) -> float | None:
     except (ValueError, TypeError):
         return None
     return max(0.0, min(at_s - time.time(), MAX_RETRY_AFTER_S))
+
+
+def http_date(time_ns: int) -> str:
+    """A time as a Date header (RFC 9110, 5.6.7): by it the console sees a clock that is wrong."""
+    from email.utils import formatdate  # the host's start would pay for it
+
+    return formatdate(time_ns / 1e9, usegmt=True)

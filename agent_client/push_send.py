@@ -28,6 +28,7 @@ from agent_client.http import (
     NetworkError,
     Transport,
     connect_to,
+    http_date,
 )
 from agent_client.outbox import (
     Outbox,
@@ -299,7 +300,7 @@ class PlanePush:
             "POST",
             PATH_TELEMETRY,
             body=outbox.body,
-            headers=outbox.headers,
+            headers={**outbox.headers, "Date": http_date(self.timing.clock_ns())},
             token=credential.credential,
         )
         return answer.json()

@@ -27,10 +27,7 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
     task_default_queue=QUEUE_DEFAULT,
-    task_routes={
-        "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
-        "telemetry.insight.*": {"queue": QUEUE_ROLLUP},
-    },
+    task_routes={"telemetry.rollup.*": {"queue": QUEUE_ROLLUP}},
     task_ignore_result=True,
     task_acks_late=True,
     worker_prefetch_multiplier=1,
@@ -55,6 +52,11 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "forget-stale": {
+            "task": "fleet.tasks.forget_stale",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
         "go-on-erasing": {
             "task": "telemetry.store.tasks.go_on_erasing",
             "schedule": 60.0,
@@ -70,11 +72,6 @@ app.conf.update(
             "schedule": 10.0,
             "options": {"expires": 10},
         },
-        "keep-boards": {
-            "task": "telemetry.insight.tasks.keep_boards",
-            "schedule": 5.0,
-            "options": {"expires": 5},
-        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -83,9 +80,7 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(
-    ["telemetry.ingest", "telemetry.insight", "telemetry.rollup", "telemetry.store"]
-)
+app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
 
 
 @setup_logging.connect

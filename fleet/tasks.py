@@ -1,13 +1,14 @@
-"""The fleet's periodic tasks: show life, notice silence."""
+"""The fleet's periodic tasks: show life, notice silence, forget what is stale."""
 
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 
 from celery import shared_task
 
 from fleet.lib.clock import now
-from fleet.models import ProcessBeat
+from fleet.models import STALE_DAYS, EnrollmentRequest, ProcessBeat
 from fleet.policy import ack
 
 
@@ -28,3 +29,22 @@ def note_beat(kind: str) -> None:
 def mark_offline() -> int:
     """Mark installs that fell silent; how many."""
     return ack.mark_offline(moment=now())
+
+
+@shared_task(name="fleet.tasks.forget_stale")
+def forget_stale() -> int:
+    """Drop sessions that ended, lapsed enrollment requests and old sign-in records; how many."""
+    from axes.models import AccessAttempt, AccessFailureLog, AccessLog
+    from django.contrib.sessions.models import Session
+
+    moment = now()
+    before = moment - timedelta(days=STALE_DAYS)
+    gone = (
+        Session.objects.filter(expire_date__lt=moment),
+        EnrollmentRequest.objects.filter(expires_at__lt=before),
+        *(
+            model.objects.filter(attempt_time__lt=before)
+            for model in (AccessAttempt, AccessFailureLog, AccessLog)
+        ),
+    )
+    return sum(rows.delete()[0] for rows in gone)

@@ -19,6 +19,7 @@ urlpatterns = [
     path(".well-known/hermes-fleet", DiscoveryView.as_view(), name="fleet-api-discovery"),
     path("api/v1/", include("fleet.api.urls")),
     path("api/v1/", include("telemetry.api.urls")),
-    re_path(r"^(api|\.well-known)/", NotFoundView.as_view(), name="fleet-api-not-found"),
+    path("v1/", include("telemetry.api.otlp_urls")),
+    re_path(r"^(api|v1|\.well-known)/", NotFoundView.as_view(), name="fleet-api-not-found"),
     path("", admin.site.urls),
 ]

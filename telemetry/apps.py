@@ -14,9 +14,12 @@ class TelemetryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, the probes and the console panels."""
+        """Register the checks, the probes, the console panels, and what follows a fill."""
         from telemetry import checks, health
+        from telemetry.insight.boards import keep_boards
+        from telemetry.rollup.hooks import register_after_fill
 
         checks.register_checks()
         health.register_probes()
+        register_after_fill(keep_boards)
         autodiscover_modules("pages.panels")

@@ -56,7 +56,8 @@ FLEET_FOR_TELEMETRY = (
     "fleet.console.rendering",
     "fleet.templatetags.fleet_format",
 )
-OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py"}
+# The decoder of OTLP in, and the way out; nothing else knows that there is such a package.
+OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py", "telemetry/ingest/otlp_protobuf.py"}
 
 
 @dataclass(frozen=True, slots=True)

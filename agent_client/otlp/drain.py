@@ -317,6 +317,8 @@ class _Run:
         for row, (raw, record) in pairs:
             made = self.mapper.map(row.table, raw, record)
             if made is not None:
+                if row.table is RUNS:  # of two copies of a run the later one stands, by this
+                    made.attributes["hermes.seq"] = row.seq
                 batch.entries.append((row.table, str(raw["run_id"]), made))
         return batch
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from django.conf import settings
 from django.db.models.options import Options
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -12,7 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from fleet.console.diff import value_text
-from fleet.console.registry import install_panels_for
+from fleet.console.registry import clock_skews, install_panels_for
 from fleet.console.rendering import page
 from fleet.models import CheckInRecord, Install, InstallCredential
 from fleet.policy.effective import EffectiveValue, effective_values, mandatory_values
@@ -55,7 +57,8 @@ def install_page(
     request: HttpRequest, install: Install, opts: Options[Install], *, may_change: bool
 ) -> HttpResponse:
     """The page of one install."""
-    effective = [_effective_row(item) for item in effective_values(install).values()]
+    values = effective_values(install)
+    effective = [_effective_row(item) for item in values.values()]
     checkins = list(install.checkins.all())
     context: dict[str, object] = {
         "install": install,
@@ -65,7 +68,8 @@ def install_page(
         "policy": getattr(install, "policy", None),
         "pinned": [row for row in effective if row.item.source != "default"],
         "defaults": [row for row in effective if row.item.source == "default"],
-        "planes": plane_rows(install, mandatory_values(install)),
+        "planes": plane_rows(install, mandatory_values(install), values),
+        "clock_skew_ms": clock_skews([install.pk]).get(install.pk),
         "drift": drift_rows(checkins),
         "checkins": checkins,
         "credentials": InstallCredential.objects.filter(install=install)[:5],
@@ -74,8 +78,10 @@ def install_page(
     return page(request, "fleet/install.html", str(install), context)
 
 
-def plane_rows(install: Install, pinned: dict[str, object]) -> list[PlaneRow]:
-    """The three planes as this install's consent and pins leave them."""
+def plane_rows(
+    install: Install, pinned: dict[str, object], effective: Mapping[str, EffectiveValue]
+) -> list[PlaneRow]:
+    """The three planes as this console, the install's consent and its policy leave them."""
     local = pinned.get("telemetry.local", True) is not False
     pushes = pinned.get("telemetry.export.console.enabled", True) is not False
     gate = pinned.get("telemetry.allow_aggregate", True) is not False
@@ -93,10 +99,18 @@ def plane_rows(install: Install, pinned: dict[str, object]) -> list[PlaneRow]:
             if not gate
             else (_("consent given") if consents else _("no consent")),
         ),
-        PlaneRow(
-            _("Trajectories (content)"), is_open=False, why=_("not served by this console yet")
-        ),
+        _content_row(effective),
     ]
+
+
+def _content_row(effective: Mapping[str, EffectiveValue]) -> PlaneRow:
+    """Content is never open by itself: each batch has to bring its owner's consent."""
+    name = _("Trajectories (content)")
+    if not settings.FLEET_TRAJECTORIES:
+        return PlaneRow(name, is_open=False, why=_("this console takes no content in"))
+    if effective["telemetry.trajectories.enabled"].value is not True:
+        return PlaneRow(name, is_open=False, why=_("its policy asks for none"))
+    return PlaneRow(name, is_open=True, why=_("for batches that carry the owner's consent"))
 
 
 def drift_rows(checkins: list[CheckInRecord]) -> list[DriftRow]:

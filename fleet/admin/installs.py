@@ -19,11 +19,11 @@ from fleet.admin.install_page import install_page
 from fleet.console.attention import SILENT_AFTER
 from fleet.console.labels import state_label
 from fleet.console.people import person_of
-from fleet.console.registry import run_counts
+from fleet.console.registry import clock_skews, run_counts
 from fleet.enroll import move_installs, release_install, revoke_install
 from fleet.lib.clock import now
 from fleet.models import Install, InstallGroup, InstallStatus
-from fleet.templatetags.fleet_format import ago, count
+from fleet.templatetags.fleet_format import ago, clock_words, count
 
 if TYPE_CHECKING:
     ThemedChangeList = ChangeList
@@ -53,15 +53,17 @@ class SilentFilter(admin.SimpleListFilter):
 
 
 class InstallChangeList(ThemedChangeList):
-    """Adds the runs of 7 days to the rows of one page, with one query."""
+    """Adds the runs of 7 days, and wrong clocks, to the rows of one page, with a query each."""
 
     def get_results(self, request: HttpRequest) -> None:
-        """The page's rows, each with ``runs_7d``."""
+        """The page's rows, each with ``runs_7d`` and ``clock_skew_ms``."""
         super().get_results(request)
         installs: list[Install] = list(self.result_list)
         counts = run_counts([install.pk for install in installs])
+        skews = clock_skews([install.pk for install in installs])
         for install in installs:
             install.runs_7d = counts.get(install.pk, 0)  # type: ignore[attr-defined]  # for the column only
+            install.clock_skew_ms = skews.get(install.pk)  # type: ignore[attr-defined]  # for the column only
         self.result_list = installs
 
 
@@ -177,8 +179,13 @@ class InstallAdmin(ConsoleAdmin):
 
     @admin.display(description=gettext_lazy("Last seen"), ordering="last_seen_at")
     def seen(self, install: Install) -> SafeString:
-        """Distance to now."""
-        return ago(install.last_seen_at)
+        """Distance to now; a clock that is wrong below it."""
+        skew_ms = getattr(install, "clock_skew_ms", None)
+        if skew_ms is None:
+            return ago(install.last_seen_at)
+        return format_html(
+            '{}<span class="hf-cause">{}</span>', ago(install.last_seen_at), clock_words(skew_ms)
+        )
 
     @admin.action(description=gettext_lazy("Move to group…"), permissions=["change"])
     def move_to_group(

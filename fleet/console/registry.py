@@ -154,6 +154,21 @@ def pages() -> list[Page]:
     return list(_pages.values())
 
 
+ClockSkews = Callable[[Sequence[UUID]], Mapping[UUID, int]]
+"""Milliseconds by which clocks are ahead (behind: negative), of those where it matters."""
+_clock_skews: list[ClockSkews] = []
+
+
+def register_clock_skews(source: ClockSkews) -> None:
+    """Name who knows of clocks; the last one named is asked."""
+    _clock_skews[:] = [source]
+
+
+def clock_skews(install_ids: Sequence[UUID]) -> Mapping[UUID, int]:
+    """Clocks that are wrong by much; empty when nobody knows."""
+    return _clock_skews[0](install_ids) if _clock_skews and install_ids else {}
+
+
 def register_run_counts(source: RunCounts) -> None:
     """Name the source of the install list's run column; the last one named is asked."""
     _run_counts[:] = [source]

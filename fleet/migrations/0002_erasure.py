@@ -1,4 +1,4 @@
-"""Erasures with their tombstones, and what is known of an install's clock."""
+"""Erasures with their tombstones."""
 
 from __future__ import annotations
 
@@ -75,10 +75,5 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "erasures",
                 "ordering": ["-requested_at"],
             },
-        ),
-        migrations.AddField(
-            model_name="install",
-            name="clock_skew_ms",
-            field=models.BigIntegerField(blank=True, null=True, verbose_name="clock"),
         ),
     ]

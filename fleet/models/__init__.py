@@ -5,6 +5,7 @@ from __future__ import annotations
 from fleet.models.change import ChangeRecord
 from fleet.models.checkin import CheckInRecord
 from fleet.models.credential import (
+    STALE_DAYS,
     Approval,
     EnrollmentRequest,
     EnrollmentToken,
@@ -28,6 +29,7 @@ from fleet.models.policy import (
 )
 
 __all__ = [
+    "STALE_DAYS",
     "Approval",
     "ChangeRecord",
     "CheckInRecord",

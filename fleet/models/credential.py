@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from django.db import models
 from django.db.models import F, Q
@@ -13,6 +13,9 @@ from fleet.lib.clock import now
 from fleet.lib.tokens import StoredSecret
 from fleet.models.group import InstallGroup
 from fleet.models.install import Install
+
+STALE_DAYS: Final = 30
+"""Enrollment requests that lapsed, and attempts to sign in, are forgotten after so many days."""
 
 
 class Approval(models.TextChoices):

@@ -66,8 +66,7 @@ class Install(models.Model):
     """One agent environment; its id is minted by the agent and keyed into every telemetry row.
 
     ``machine_id`` is a salted hash of machine facts: the same install id from another
-    machine is a copy, and is quarantined. ``clock_skew_ms``: its clock minus ours, positive is
-    ahead, as far as its last pushes tell; nothing is computed with it.
+    machine is a copy, and is quarantined.
     """
 
     if TYPE_CHECKING:
@@ -115,7 +114,6 @@ class Install(models.Model):
     last_seen_address = models.GenericIPAddressField(_("last address"), null=True, blank=True)
     last_checkin_at = models.DateTimeField(_("last check-in"), null=True, blank=True)
     last_push_at = models.DateTimeField(_("last push"), null=True, blank=True)
-    clock_skew_ms = models.BigIntegerField(_("clock"), null=True, blank=True)
 
     sync_state = models.CharField(
         _("policy state"), max_length=16, choices=SyncState, default=SyncState.NEVER_SEEN

@@ -43,6 +43,13 @@ def duration_ms(value: float | None) -> str:
 
 
 @register.filter
+def clock_words(skew_ms: float) -> str:
+    """As a person says it: clock 2.5 h ahead, clock 4 min behind."""
+    took = duration_ms(abs(skew_ms))
+    return _("clock %s ahead") % took if skew_ms > 0 else _("clock %s behind") % took
+
+
+@register.filter
 def duration_s(value: float | None) -> str:
     """Like ``duration_ms``, from seconds."""
     return UNKNOWN if value is None else duration_ms(value * 1000)

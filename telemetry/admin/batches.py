@@ -20,6 +20,7 @@ from fleet.console.labels import label, plain_label
 from fleet.console.rendering import page
 from fleet.models import Install
 from fleet.templatetags.fleet_format import ago, byte_size, duration_ms, exact, words
+from telemetry.admin.clocks import clock_note
 from telemetry.models import AggregateRecord, IngestBatch, QuarantinedLine
 
 MAX_LINES_SHOWN = 200
@@ -28,7 +29,7 @@ MAX_LINES_SHOWN = 200
 def install_link(install_id: object) -> SafeString:
     """The way to an install's page, by the first part of its id."""
     return format_html(
-        '<a class="hf-link hf-mono" href="{}" title="{}">{}</a>',
+        '<a class="hf-link hf-mono hf-nowrap" href="{}" title="{}">{}</a>',
         reverse("admin:fleet_install_change", args=(install_id,)),
         install_id,
         str(install_id)[:8],
@@ -132,6 +133,7 @@ class IngestBatchAdmin(FactAdmin):
             "install": Install.objects.filter(pk=batch.install_id).first(),
             "receipt": json.dumps(batch.receipt, indent=2, ensure_ascii=False),
             "consent": json.dumps(batch.consent, indent=2, ensure_ascii=False),
+            "clock_note": clock_note(batch.install_id, rejected),
             "rejected": sorted(rejected.items()) if isinstance(rejected, dict) else [],
             "losses": sorted(batch.losses.items()),
             "lines": lines[:MAX_LINES_SHOWN] if may_see_lines else [],

@@ -133,14 +133,14 @@ class ReplayableFilter(_ChoiceFilter):
         self, request: HttpRequest, model_admin: admin.ModelAdmin[QuarantinedLine]
     ) -> list[tuple[str, str]]:
         """Both."""
-        return [("yes", _("Can be replayed")), ("no", _("Was cut or scrubbed"))]
+        return [("yes", _("Can be replayed")), ("no", _("Not kept whole"))]
 
 
 @admin.register(QuarantinedLine)
 class QuarantinedLineAdmin(FactAdmin):
     """Lines that were refused: why, and their first 4 KiB, scrubbed."""
 
-    list_display = ("received", "install", "why", "detail", "excerpt", "whole")
+    list_display = ("received", "install", "why", "column", "excerpt", "whole")
     list_display_links = ("received",)
     list_select_related = False
     list_filter = (CodeFilter, ColumnFilter, InstallFilter, DayFilter, ReplayableFilter)
@@ -204,6 +204,11 @@ class QuarantinedLineAdmin(FactAdmin):
         """The code in words."""
         return label(words(item.code), "warn")
 
+    @admin.display(description=gettext_lazy("Column"), ordering="detail")
+    def column(self, item: QuarantinedLine) -> SafeString:
+        """Where the fault is."""
+        return format_html('<span class="hf-mono">{}</span>', item.detail or "–")
+
     @admin.display(description=gettext_lazy("Line, scrubbed"))
     def excerpt(self, item: QuarantinedLine) -> SafeString:
         """Its beginning."""
@@ -218,7 +223,7 @@ class QuarantinedLineAdmin(FactAdmin):
         """Whether it can be judged again."""
         if item.is_replayable:
             return plain_label(_("possible"), "good")
-        return plain_label(_("cut or scrubbed"))
+        return plain_label(_("not kept whole"))
 
     @admin.action(description=gettext_lazy("Replay…"), permissions=["replay"])
     def replay(
@@ -229,7 +234,7 @@ class QuarantinedLineAdmin(FactAdmin):
         found = preview(choice)
         if not found.replayable:
             messages.warning(
-                request, _("None of them can be replayed: each was cut or scrubbed when it came.")
+                request, _("None of them can be replayed: none was kept as the agent sent it.")
             )
             return None
         if "confirmed" in request.POST and reason_of(request):
@@ -318,7 +323,7 @@ def replay_in_words(found: Preview) -> str:
         parts.append(_("The rest stays, with its new reason (%s).") % why)
     if found.total > found.replayable:
         parts.append(
-            _("%s more were cut or scrubbed when they came and are left out.")
+            _("%s more were not kept as the agent sent them and are left out.")
             % exact(found.total - found.replayable)
         )
     parts.append(_("Accepted lines are stored as a batch of their own and leave quarantine."))

@@ -19,11 +19,12 @@ from fleet.lib.clock import now
 from fleet.models import Install, PolicyTarget
 from fleet.policy.effective import mandatory_of
 from fleet.policy.serve import ETAG_NONE, served_etag, target_of
-from telemetry.api.limits import Meter, rows_in
+from telemetry.api.limits import Meter, check_hold, rows_in
+from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
 from telemetry.ingest.gate import count_refusal, plane_is_open, scrubs_pii
-from telemetry.ingest.headers import PushHeaders, read_headers
+from telemetry.ingest.headers import PushHeaders, date_skew_ms, read_headers
 from telemetry.ingest.receive import BatchHeader, is_known, receive_batch
 from telemetry.models.rollups import NO_GROUP
 
@@ -43,15 +44,17 @@ class BatchView(APIView):
     http_method_names = ["post"]
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
-        """Refuse a foreign method before anybody is asked who he is."""
+        """Refuse a foreign method, and who was told to wait, before anybody is asked who he is."""
         if request.method != "POST":
             raise MethodNotAllowed(str(request.method))
+        check_hold(request.headers.get("Authorization", ""))
         super().initial(request, *args, **kwargs)
 
     @extend_schema(
         operation_id="push_batch",
+        parameters=PUSH_HEADERS,
         request={wire.MEDIA_NDJSON: OpenApiTypes.BINARY},
-        responses={200: OpenApiTypes.OBJECT},
+        responses={200: RECEIPT},
     )
     def post(self, request: Request) -> Response:
         """Answer with the receipt."""
@@ -61,7 +64,7 @@ class BatchView(APIView):
             target = target_of(install)
             _check_plane(install, headers, target)
             stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
-            meter = Meter(install.pk)
+            meter = Meter(install.pk, authorization=request.headers.get("Authorization", ""))
             meter.take_bytes(expected_bytes)
             with meter.turn():
                 body = _read(stream, expected_bytes, headers)
@@ -115,5 +118,6 @@ def _batch_header(
         last_seq=headers.last_seq,
         policy_etag=etag,
         group_id=install.group_id or NO_GROUP,
+        clock_skew_ms=date_skew_ms(request.headers.get("Date", "")),
         content_pii=headers.plane != "trajectories" or scrubs_pii(install),
     )

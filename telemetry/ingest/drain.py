@@ -125,7 +125,7 @@ def _store(claimed: SpooledBatch) -> int | None:
         return None
     moment = now()
     payload = _without_expired(unpack(bytes(data)), moment)
-    hours = prepare_hours(payload.rows)
+    hours = prepare_hours(payload.rows, traces=payload.traces)
     stamp = Stamp(claimed.install_id, claimed.batch_id, moment, claimed.group_id)
     with transaction.atomic():
         mine = SpooledBatch.objects.select_for_update(skip_locked=True).defer("payload")
@@ -145,6 +145,7 @@ def _without_expired(payload: Payload, moment: datetime) -> Payload:
         rows={name: _since(oldest_ns, name, rows) for name, rows in payload.rows.items()},
         summaries=[item for item in payload.summaries if item.occurred_ns >= oldest_ns],
         quarantined=payload.quarantined,
+        traces={run: told for run, told in payload.traces.items() if told.start_ns >= oldest_ns},
     )
 
 

@@ -1,4 +1,4 @@
-"""What a push says about itself in its headers, checked in the documented order; pure."""
+"""What a push says about itself in its headers, checked in the documented order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Final
 from uuid import UUID
 
 from agent_client.contract import wire
 from agent_client.contract.tables import COUNT_MAX, TIME_MAX_NS
+from fleet.lib.clock import now
 from telemetry.ingest.decode import ENCODINGS, IngestError
 
 MAX_HEADER_CHARS: Final = 4096
@@ -143,3 +145,17 @@ def _sequence(text: str) -> tuple[int | None, int | None]:
     if first > last or last > TIME_MAX_NS:
         raise IngestError("malformed", f"{wire.HEADER_SEQUENCE} is not first-last")
     return first, last
+
+
+def date_skew_ms(text: str) -> int | None:
+    """The sender's clock minus ours, by its Date header (RFC 9110, 6.6.1); None without a good one.
+
+    Whole seconds, and earlier by the time on the way: it can only look behind.
+    """
+    try:
+        sent_at = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    if sent_at.tzinfo is None:
+        return None
+    return int((sent_at - now()).total_seconds() * 1000)

@@ -20,13 +20,15 @@ from django.db import IntegrityError
 from agent_client.contract import wire
 from agent_client.contract.canonical import canonical_json
 from agent_client.contract.policy_keys import KEYS
-from agent_client.contract.tables import BY_NAME
+from agent_client.contract.tables import BY_NAME, RUNS
 from fleet.enroll.erasure import erasure_lock
 from fleet.lib.clock import datetime_to_ns, now, ns_to_datetime
 from fleet.lib.sql import limit_lock_waits, transaction_lock
 from telemetry.ingest.content import judge_content
 from telemetry.ingest.decode import Body, IngestError, split_lines
 from telemetry.ingest.gate import refuse_erased
+from telemetry.ingest.otlp_settle import settle_traces
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.ingest.scrub import Scrubbed, scrub_rows, scrub_summaries, scrub_text
 from telemetry.ingest.spool import Payload, QuarantinedText, put, quarantined_text
 from telemetry.ingest.summaries import judge_summaries
@@ -65,6 +67,7 @@ class BatchHeader:
     policy_etag: str = ""
     group_id: int = NO_GROUP
     content_pii: bool = True
+    clock_skew_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
+    """What became of the rows; ``hours``: those of runs that were put together."""
+
     counts: CopyCounts
     accepted: dict[str, int]
+    hours: frozenset[datetime] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ def _store_now(judged: _Judged) -> Outcome:
 
 def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:
     header, body = judged.header, judged.body
-    hours = prepare_hours(judged.scrubbed.rows, ensure)
+    hours = prepare_hours(judged.scrubbed.rows, ensure, judged.scrubbed.traces)
     if judged.scrubbed.content:
         ensure_partitions(judged.scrubbed.content.partitions())
     with install_transaction(header.install_id, patience_ms=patience_ms()):
@@ -149,11 +155,12 @@ def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:
         stamp = Stamp(header.install_id, header.batch_id, judged.received_at, header.group_id)
         loaded = _load(judged.scrubbed, stamp)
         batch = _ledger_row(judged, loaded)
+        touched = hours | loaded.hours if has_news(loaded.counts) else ()
         keep_beside(
             batch,
             judged.quarantined,
             stamp,
-            hours if has_news(loaded.counts) else (),
+            touched,
             ledger.new_batch(batch),
             *_pushed(header, judged.received_at),
         )
@@ -167,11 +174,14 @@ def _spool(judged: _Judged) -> Outcome:
     """
     accepted = {name: len(rows) for name, rows in judged.scrubbed.rows.items() if rows}
     accepted |= Counter(item.kind for item in judged.scrubbed.summaries)
+    if judged.scrubbed.traces:
+        accepted[RUNS.name] = accepted.get(RUNS.name, 0) + len(judged.scrubbed.traces)
     batch = _ledger_row(judged, _Loaded(CopyCounts(), accepted), is_spooled=True)
     payload = Payload(
         rows=judged.scrubbed.rows,
         summaries=judged.scrubbed.summaries,
         quarantined=judged.quarantined,
+        traces=judged.scrubbed.traces,
     )
     try:
         with transaction_lock(erasure_lock(batch.install_id)):
@@ -188,15 +198,13 @@ def _spool(judged: _Judged) -> Outcome:
     return Outcome(batch.receipt, is_replay=False)
 
 
-def store_spooled(
-    batch: IngestBatch, payload: Payload, stamp: Stamp, hours: Iterable[datetime]
-) -> None:
+def store_spooled(batch: IngestBatch, payload: Payload, stamp: Stamp, hours: set[datetime]) -> None:
     """Store what the spool holds of a ledger row's batch, in the caller's transaction.
 
     The caller holds the install's lock and deletes the spool's row. What the payload lacks of the
     rows that were acknowledged has expired meanwhile.
     """
-    loaded = _load(Scrubbed(payload.rows, 0, payload.summaries), stamp)
+    loaded = _load(Scrubbed(payload.rows, 0, payload.summaries, traces=payload.traces), stamp)
     counts = loaded.counts
     stored = counts.inserted + counts.merged + counts.duplicate
     batch.inserted_count = counts.inserted
@@ -210,21 +218,27 @@ def store_spooled(
             *("expired_count", "spooled_count", "drained_at"),
         ]
     )
-    keep_beside(batch, payload.quarantined, stamp, hours if has_news(counts) else ())
+    touched = hours | loaded.hours if has_news(counts) else ()
+    keep_beside(batch, payload.quarantined, stamp, touched)
 
 
 def prepare_hours(
-    rows: Mapping[str, Sequence[Row]], ensure: Ensure = ensure_partitions
+    rows: Mapping[str, Sequence[Row]],
+    ensure: Ensure = ensure_partitions,
+    traces: Mapping[str, TraceFacts] | None = None,
 ) -> set[datetime]:
-    """The hours that rows lie in; the day partitions that they lack are made by ``ensure``."""
+    """The hours that rows lie in; ``ensure`` makes the days that they and traces' runs lack."""
     found = {name: _hours_of(name, some) for name, some in rows.items()}
-    ensure(
-        {
-            Partition(hour.date(), MODEL_OF[name].table_name())
-            for name, hours in found.items()
-            for hour in hours
-        }
-    )
+    lacking = {
+        Partition(hour.date(), MODEL_OF[name].table_name())
+        for name, hours in found.items()
+        for hour in hours
+    }
+    lacking |= {
+        Partition(day, MODEL_OF[RUNS.name].table_name())
+        for day in {ns_to_datetime(facts.start_ns).date() for facts in (traces or {}).values()}
+    }
+    ensure(lacking)
     return set().union(*found.values())
 
 
@@ -263,7 +277,7 @@ def _scrubbed(verdicts: Verdicts) -> Scrubbed:
         return Scrubbed({}, content.hit_count, content=content)
     if verdicts.summaries:
         return scrub_summaries(verdicts.summaries)
-    return scrub_rows(verdicts.rows)
+    return scrub_rows(verdicts.rows, verdicts.traces)
 
 
 def _replay_of(header: BatchHeader, body: Body) -> Outcome | None:
@@ -346,17 +360,27 @@ def _load(scrubbed: Scrubbed, stamp: Stamp) -> _Loaded:
     if scrubbed.summaries:
         return _Loaded(*store_summaries(scrubbed.summaries, stamp))
     counts = copy_batch(scrubbed.columns_by_table(), stamp)
+    hours: frozenset[datetime] = frozenset()
+    if scrubbed.traces:
+        has_duplicates = any(found.duplicate for found in counts.values())
+        runs = settle_traces(scrubbed.traces, scrubbed.rows, stamp, has_duplicates=has_duplicates)
+        counts[RUNS.name] = _sum_of([counts.get(RUNS.name, CopyCounts()), runs.counts])
+        hours = runs.hours
     accepted = {
         name: found.inserted + found.merged
         for name, found in counts.items()
         if found.inserted + found.merged
     }
-    total = CopyCounts(
-        inserted=sum(found.inserted for found in counts.values()),
-        merged=sum(found.merged for found in counts.values()),
-        duplicate=sum(found.duplicate for found in counts.values()),
+    return _Loaded(_sum_of(counts.values()), accepted, hours)
+
+
+def _sum_of(counts: Iterable[CopyCounts]) -> CopyCounts:
+    found = list(counts)
+    return CopyCounts(
+        inserted=sum(some.inserted for some in found),
+        merged=sum(some.merged for some in found),
+        duplicate=sum(some.duplicate for some in found),
     )
-    return _Loaded(total, accepted)
 
 
 def _receipt(judged: _Judged, loaded: _Loaded, *, is_spooled: bool) -> wire.Receipt:
@@ -401,7 +425,9 @@ def _ledger_row(judged: _Judged, loaded: _Loaded, *, is_spooled: bool = False) -
         losses={scrub_text(reason): count for reason, count in header.losses.items()},
         first_seq=header.first_seq,
         last_seq=header.last_seq,
-        clock_skew_ms=clock_skew_ms(header.batch_id),
+        clock_skew_ms=clock_skew_ms(header.batch_id)
+        if header.clock_skew_ms is None
+        else header.clock_skew_ms,
         received_at=judged.received_at,
     )
 

@@ -15,6 +15,7 @@ from typing import Final
 from agent_client.contract.redact import RULESET_VERSION, redact_text
 from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.models.aggregate import RECORD_ID_MAX_CHARS
 from telemetry.store.content import Content
 from telemetry.store.copy import Columns, Row, columns_of
@@ -51,6 +52,7 @@ class Scrubbed:
     rows: dict[str, list[Row]]
     hit_count: int
     summaries: list[Summary] = field(default_factory=list)
+    traces: dict[str, TraceFacts] = field(default_factory=dict)
     content: Content | None = None
     ruleset: str = str(RULESET_VERSION)
     columns: dict[str, Columns] = field(default_factory=dict)
@@ -60,8 +62,13 @@ class Scrubbed:
         return self.columns or {name: columns_of(found) for name, found in self.rows.items()}
 
 
-def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
-    """The rows with every secret replaced; redaction itself fails closed."""
+def scrub_rows(
+    rows: Mapping[str, list[Row]], traces: dict[str, TraceFacts] | None = None
+) -> Scrubbed:
+    """The rows, and what traces say of their runs, with every secret replaced.
+
+    Redaction itself fails closed.
+    """
     scrubbed: dict[str, list[Row]] = {}
     by_column: dict[str, Columns] = {}
     hit_count = 0
@@ -77,7 +84,9 @@ def scrub_rows(rows: Mapping[str, list[Row]]) -> Scrubbed:
                     columns[at] = [change.get(value, value) for value in columns[at]]  # type: ignore[arg-type]  # texts and None
         scrubbed[name] = list(zip(*columns, strict=True)) if is_changed else found
         by_column[name] = columns
-    return Scrubbed(scrubbed, hit_count, columns=by_column)
+    told = traces or {}
+    hit_count += _scrub_traces(told)
+    return Scrubbed(scrubbed, hit_count, traces=told, columns=by_column)
 
 
 def _changes_of(values: Values, *, is_id: bool) -> dict[str, str]:
@@ -100,6 +109,16 @@ def _are_hex_ids(values: Values) -> bool:
         return False
     joined = "".join(texts)  # type: ignore[arg-type]  # the same
     return joined.isascii() and not joined.encode().translate(None, _HEX_DIGITS)
+
+
+def _scrub_traces(traces: Mapping[str, TraceFacts]) -> int:
+    """Replace the secrets in what is said of runs; how many texts had to be changed."""
+    said = {said[3] for facts in traces.values() for said in facts.said.values()}
+    change = _changes(set(said), is_id=False)
+    if change:
+        for facts in traces.values():
+            facts.replace(change)
+    return len(change)
 
 
 def scrub_summaries(summaries: list[Summary]) -> Scrubbed:

@@ -20,12 +20,15 @@ from django.db.models import Count, Max, Min, Q, Sum
 
 from fleet.lib.clock import now
 from telemetry.ingest.decode import IngestError
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.ingest.scrub import scrub_raw
 from telemetry.ingest.validate import Refused
 from telemetry.models import IngestBatch, SpooledBatch
 from telemetry.store.summaries import Summary
 
 ZSTD_LEVEL: Final = 1
+_DESCRIBED: Final = b'{"otlp_span"'
+"""How a foreign span that was refused is described: see ``otlp_mapping``."""
 RATE_WINDOW: Final = timedelta(minutes=1)
 RETRY_UNKNOWN_S: Final = 60
 """When nothing was drained lately there is nothing to reckon with."""
@@ -48,6 +51,7 @@ class Payload(msgspec.Struct, frozen=True):
     rows: dict[str, list[tuple[Any, ...]]]  # Any: a row's values, see store.copy.Row
     summaries: list[Summary]
     quarantined: list[QuarantinedText]
+    traces: dict[str, TraceFacts] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +88,12 @@ def unpack(data: bytes) -> Payload:
 def quarantined_text(refused: Refused) -> QuarantinedText:
     """A refused line, scrubbed. It can be replayed when nothing of it was cut or changed."""
     text = scrub_raw(refused.raw)
-    # Of content nothing was kept, so there is nothing to replay.
-    is_whole = bool(refused.raw) and text.encode("utf-8", errors="surrogatepass") == refused.raw
-    return QuarantinedText(refused.line, refused.code, refused.detail, text, is_whole)
+    # Of content nothing is kept, of a foreign span a description: neither can be judged again.
+    is_line = refused.raw.startswith(b"{") and not refused.raw.startswith(_DESCRIBED)
+    is_whole = text.encode("utf-8", errors="surrogatepass") == refused.raw
+    return QuarantinedText(
+        refused.line, refused.code, refused.detail, text, is_replayable=is_line and is_whole
+    )
 
 
 def put(batch: IngestBatch, payload: Payload, group_id: int) -> None:

@@ -21,6 +21,7 @@ from agent_client.contract import tables, wire
 from agent_client.contract.events import EVENT_TYPES, fault_of
 from agent_client.contract.tables import Column, Table
 from telemetry.ingest.decode import split_lines
+from telemetry.ingest.otlp_traces import TraceFacts
 from telemetry.store.content import Content
 from telemetry.store.copy import Row
 from telemetry.store.pack import Value
@@ -61,12 +62,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
+    """received = number of all rows, summaries and traces + number of refused."""
+
     """received = number of all rows, summaries and items of content + number of refused."""
 
     received: int
     rows: dict[str, list[Row]] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
     summaries: list[Summary] = field(default_factory=list)
+    traces: dict[str, TraceFacts] = field(default_factory=dict)
     content: Content | None = None
 
 

@@ -1,7 +1,7 @@
 """Active and top installs: counted from install cells, and kept as boards for the usual windows.
 
-``refresh_boards`` runs beside the pages. A board is used when its window is the one asked about;
-for any other the same count is made on the spot, which costs a row for each install and day.
+``keep_boards`` runs after each round of filling. A board is used when its window is the one asked
+about; for any other the same count is made on the spot, at a row for each install and day.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models import Max
 
 from fleet.lib.clock import now
+from fleet.lib.sql import try_session_lock
 from telemetry.insight.window import HOUR, Window
 from telemetry.models import ALL_GROUPS, FillState, InstallBoard, InstallCell
 from telemetry.store.cell_sums import Cells, Slice, sum_cells
@@ -98,9 +99,16 @@ def count_boards(window: Window, group_id: int | None = None) -> dict[int, Board
     }
 
 
-def refresh_boards(*, is_forced: bool = False) -> int:
+def keep_boards() -> int:
+    """Count the boards that are due; how many windows. A second worker goes home."""
+    with try_session_lock("telemetry-boards") as is_ours:
+        return refresh_boards() if is_ours else 0
+
+
+def refresh_boards(*, is_forced: bool = False, at: datetime | None = None) -> int:
     """Count the boards that are not of this hour or older than the cells; how many windows.
 
+    ``at``: the end of the windows, else that of the running hour.
     Safe to kill and to run twice: a window's boards are replaced in one transaction.
     """
     kept = {board.window_hours: board for board in InstallBoard.objects.filter(group_id=ALL_GROUPS)}
@@ -108,6 +116,8 @@ def refresh_boards(*, is_forced: bool = False) -> int:
     refreshed = 0
     for hours in BOARD_HOURS:
         window = Window.last(hours=hours)
+        if at is not None:
+            window = Window(at - window.length, at)
         if is_forced or _is_due(kept.get(hours), window, filled_at):
             _refresh(hours, window)
             refreshed += 1

@@ -51,6 +51,7 @@ from telemetry.models.rollups import (
     TouchedHour,
 )
 from telemetry.models.spool import SpooledBatch
+from telemetry.models.trace import OtlpTrace
 
 __all__ = [
     "ALL_GROUPS",
@@ -83,6 +84,7 @@ __all__ = [
     "ModelCall",
     "ModelCallsCell",
     "ModelCell",
+    "OtlpTrace",
     "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",

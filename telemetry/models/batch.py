@@ -25,9 +25,9 @@ class IngestBatch(models.Model):
     repeat of the same batch id gets again. ``content_sha256`` is taken over the decoded bytes, so
     the same content compressed anew is the same batch. No foreign key to the install: telemetry
     can move to a store of its own.
-    Units: ``clock_skew_ms`` is the batch id's own clock (UUIDv7) minus ours; positive: the agent
-    is ahead; the time a batch waited to be sent makes it smaller, so only positive values and
-    steady ones mean a wrong clock.
+    Units: ``clock_skew_ms`` is the agent's clock minus ours when it sent the batch (its Date
+    header, else its id, a UUIDv7); positive: the agent is ahead. The time on the way makes it
+    smaller: ``store.clocks`` looks at several.
     """
 
     class Source(models.TextChoices):

@@ -30,6 +30,7 @@ from telemetry.pages import content_panel, erase, figures, insights
 from telemetry.pages.figures import rate_tone
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
+from telemetry.store.clocks import significant_skews
 
 MAX_TOOL_ROWS: Final = 8
 MAX_ERROR_ROWS: Final = 8
@@ -254,6 +255,7 @@ registry.register_install_panel(
     )
 )
 registry.register_run_counts(run_counts)
+registry.register_clock_skews(significant_skews)
 for _section, _route in zip(
     insights.SECTIONS, ("models", "tools", "errors", "versions", "installs"), strict=True
 ):

@@ -137,7 +137,7 @@ def _copy_or_stage(columns: Mapping[str, Columns], stamp: Stamp) -> dict[str, Co
     targets = {name: _target_of(BY_NAME[name]) for name in columns}
     # Not an atomic block: that would release the savepoint, a round trip that the commit makes
     # superfluous.
-    savepoint = transaction.savepoint()
+    savepoint = transaction.savepoint_create()
     try:
         with connection.cursor() as cursor:
             for name, target in targets.items():

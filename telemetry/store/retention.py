@@ -19,6 +19,7 @@ from telemetry.models import (
     QuarantinedLine,
     TouchedHour,
 )
+from telemetry.store.bounds import prune_books
 from telemetry.store.partitions import (
     Plan,
     create_partitions,
@@ -26,6 +27,7 @@ from telemetry.store.partitions import (
     existing_partitions,
     plan_partitions,
 )
+from telemetry.store.traces import forget_traces
 
 GRACE: Final = timedelta(days=1)
 """Between refusing a time and dropping its day: a batch that passed the check may still commit."""
@@ -95,7 +97,9 @@ def maintain() -> Maintained:
             dropped += drop_partitions(part for part in plan.drop if part.day == day)
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
+    forget_traces(now())
     AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
+    deleted += prune_books(unfinished_days())
     held = tuple(sorted({partition.day for partition in plan.held}))
     return Maintained(created, dropped, deleted, held)
 

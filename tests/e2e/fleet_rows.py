@@ -8,13 +8,16 @@ from importlib.resources import files
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.test import override_settings
+
 from fleet.lib.clock import now
 from fleet.models import Install, InstallGroup
+from telemetry.ingest.quarantine import Choice, order_job
 from telemetry.ingest.receive import BatchHeader, receive_batch
-from telemetry.models import IngestBatch
+from telemetry.models import IngestBatch, QuarantinedLine, QuarantineJob, SpooledBatch
+from telemetry.rollup.fill import fill_pending
 from tests import builders
 from tests.telemetry import builders as rows
-from tests.telemetry.cells import fill_cells
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
@@ -35,6 +38,8 @@ class Seeded:
     group_id: int
     batch_pk: int
     revision_pk: int
+    line_pk: int
+    job_pk: int
 
 
 def seed() -> Seeded:
@@ -43,7 +48,7 @@ def seed() -> Seeded:
     installs = [builders.make_install(hostname=name, group=group) for name in HOSTILE]
     push_runs(installs[0].pk)
     push_summaries(installs[0].pk)
-    fill_cells()
+    fill_pending()
     builders.make_pin("telemetry.retention_days", 30, is_locked=True)
     builders.make_pin("model.default", SCRIPT, group=group)
     revision = builders.publish(IMAGE)
@@ -53,7 +58,17 @@ def seed() -> Seeded:
         sync_state="drifted", sync_cause=f"model.default: {SCRIPT}"
     )
     batch = IngestBatch.objects.get(plane="local")
-    return Seeded(installs[0].pk, IMAGE, group.pk, batch.pk, revision.pk)
+    line = QuarantinedLine.objects.earliest("pk")
+    return Seeded(installs[0].pk, IMAGE, group.pk, batch.pk, revision.pk, line.pk, quarantine_job())
+
+
+def quarantine_job() -> int:
+    """A replay that nobody has begun, and a batch in the spool that was set aside."""
+    job = order_job(QuarantineJob.Action.REPLAY, Choice(), actor=SCRIPT, reason=LONG)
+    with override_settings(FLEET_VALVE="open"):
+        rows.push(rows.run(20, run_id="spooled"))
+    SpooledBatch.objects.update(set_aside_at=now(), attempts=5, last_error=IMAGE)
+    return job.pk
 
 
 def push_runs(install_id: UUID) -> None:
@@ -133,6 +148,10 @@ def pages(seeded: Seeded) -> dict[str, str]:
         "batches": "/telemetry/ingestbatch/",
         "batch": f"/telemetry/ingestbatch/{seeded.batch_pk}/change/",
         "quarantine": "/telemetry/quarantinedline/",
+        "quarantined line": f"/telemetry/quarantinedline/{seeded.line_pk}/change/",
+        "quarantine jobs": "/telemetry/quarantinejob/",
+        "quarantine job": f"/telemetry/quarantinejob/{seeded.job_pk}/change/",
+        "spool": "/telemetry/spooledbatch/",
         "summaries": "/telemetry/aggregaterecord/",
         "health": "/health/",
         "audit": "/fleet/changerecord/",

@@ -28,8 +28,8 @@ from telemetry.insight.queries import (
 )
 from telemetry.insight.window import Window
 from telemetry.models import EVENT_MODELS, FirstSeen, InstallBoard
+from telemetry.rollup.fill import fill_pending
 from tests.telemetry import builders as make
-from tests.telemetry.cells import fill_cells
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
 AT_NS = make.recent_ns(2 * 3600)
@@ -64,7 +64,7 @@ def day_of_data() -> None:
         make.error(2, ts_ns=AT_NS, error_class="auth", recovery="none"),
         make.error(3, ts_ns=AT_NS, error_class="auth"),
     )
-    fill_cells()
+    fill_pending()
     for model in EVENT_MODELS:
         model._default_manager.all().delete()
 
@@ -160,7 +160,7 @@ def test_tables_name_what_fails() -> None:
 
 def test_an_install_whose_cost_nobody_knows_is_not_free() -> None:
     make.push(make.run(start_ns=AT_NS, estimated_cost_usd=None))
-    fill_cells()
+    fill_pending()
     found = installs(scope_of(Window.last(hours=24)))
     (line,) = found.by_runs
     assert (line.runs, line.cost_usd) == (1, None)
@@ -185,7 +185,7 @@ def test_top_installs_are_those_with_the_most_runs() -> None:
             *(make.run(at, run_id=f"r{at}", start_ns=AT_NS) for at in range(count)),
             install_id=install_id,
         )
-    fill_cells()
+    fill_pending()
     window = Window.last(hours=24)
     scope = scope_of(window)
     assert [line.install_id for line in installs(scope).by_runs] == [busy, calm]
@@ -217,9 +217,9 @@ def test_a_board_is_counted_again_when_cells_have_changed() -> None:
     assert refresh_boards() == 0
     InstallBoard.objects.update(counted_at=now() - timedelta(minutes=6))
     make.push(make.run(40, run_id="late", start_ns=AT_NS), install_id=uuid4())
-    fill_cells()
+    fill_pending()
     assert refresh_boards() == len(BOARD_HOURS)
-    assert installs(scope_of(Window.last(hours=24))).active.value == 1
+    assert installs(scope_of(Window.last(hours=24))).active.value == 2
 
 
 def test_a_group_sees_only_its_own() -> None:
@@ -228,7 +228,7 @@ def test_a_group_sees_only_its_own() -> None:
     install = Install.objects.create(pk=uuid4(), machine_id="m", group=group)
     make.push(make.run(start_ns=AT_NS), install_id=install.pk, group_id=group.pk)
     make.push(make.run(2, run_id="r2", start_ns=AT_NS), make.error(2, ts_ns=AT_NS))
-    fill_cells()
+    fill_pending()
     for _ in range(2):
         found = overview(Window.last(hours=24), Filters(group_id=group.pk))
         assert (found.runs.totals.value.run_count, found.installs.active.value) == (1, 1)
@@ -252,7 +252,7 @@ def test_a_filter_narrows_what_carries_it_and_is_named_where_nothing_does() -> N
         make.run(2, run_id="b", start_ns=AT_NS, agent_version="2", entrypoint=None),
         make.tool_call(1, start_ns=AT_NS),
     )
-    fill_cells()
+    fill_pending()
     window = Window.last(hours=24)
     found = overview(window, Filters(agent_version="2", entrypoint="unknown"))
     assert found.runs.totals.value.run_count == 1
@@ -277,7 +277,7 @@ def test_versions_stand_side_by_side_with_their_bounds() -> None:
             for at in range(12)
         )
     )
-    fill_cells()
+    fill_pending()
     old, new = compare_versions(scope_of(Window.last(hours=24))).lines
     assert (old.name, old.totals.run_count, new.name, new.totals.run_count) == ("1", 8, "2", 4)
     assert (old.totals.success.value, new.totals.success.value) == (7 / 8, 3 / 4)

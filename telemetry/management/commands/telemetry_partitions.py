@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from django.core.management.base import BaseCommand
 from django.db import connection
 
+from telemetry.store import bounds
 from telemetry.store.retention import current_plan, maintain
 
 
@@ -26,6 +27,8 @@ class Command(BaseCommand):
             return
         if connection.vendor != "postgresql":
             self.stdout.write("SQLite has no partitions; expired rows are deleted by `apply`.")
-            return
-        lines = current_plan().lines()
-        self.stdout.write("\n".join(lines) if lines else "Nothing to do.")
+        else:
+            lines = current_plan().lines()
+            self.stdout.write("\n".join(lines) if lines else "Nothing to do.")
+        self.stdout.write("\nWhat bounds each table:")
+        self.stdout.write("\n".join(bounds.lines()))

@@ -1,0 +1,161 @@
+"""ExportTraceServiceRequest in protobuf to spans, one span at a time.
+
+Source: opentelemetry-proto 1.x, trace_service.proto and trace.proto; protobuf's wire format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from agent_client.contract import wire
+from telemetry.ingest.decode import IngestError
+from telemetry.ingest.otlp_names import HERMES_ATTRIBUTES, HERMES_EVENT, KNOWN, RESOURCE_NAMES
+from telemetry.ingest.otlp_spans import (
+    MAX_ATTRIBUTES,
+    MAX_EVENTS,
+    MAX_SPAN_BYTES,
+    Attribute,
+    Decoded,
+    OtlpSpan,
+    SpanEvent,
+)
+from telemetry.ingest.otlp_walk import ProtobufWalk
+from telemetry.ingest.validate import Refused
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+_PLAIN: Final = frozenset({"bool_value", "double_value", "int_value", "string_value"})
+_RESOURCE_SPANS: Final = 1
+_RESOURCE: Final = 1
+_SCOPE_SPANS: Final = 2
+_SPANS: Final = 2
+_ERROR: Final = Status.STATUS_CODE_ERROR
+_REFUSED_RAW: Final = b"(a span that is no protobuf message)"
+
+
+def decode_protobuf(data: bytes, *, max_spans: int = wire.MAX_LINES) -> Decoded:
+    """The spans of a request.
+
+    Errors: IngestError malformed_body for an envelope that is no protobuf, too_many_lines.
+    """
+    walk = ProtobufWalk(data)
+    decoded = Decoded()
+    for start, end in walk.elements(0, len(data), _RESOURCE_SPANS):
+        slices = [
+            span
+            for scope in walk.elements(start, end, _SCOPE_SPANS)
+            for span in walk.elements(*scope, _SPANS)
+        ]
+        if decoded.received + len(slices) > max_spans:
+            raise IngestError("too_many_lines", f"more than {max_spans} spans")
+        if slices:
+            _take(data, slices, _resource(walk, data, start, end), decoded)
+    return decoded
+
+
+def _malformed() -> IngestError:
+    return IngestError("malformed_body", "not an ExportTraceServiceRequest in protobuf")
+
+
+def _resource(walk: ProtobufWalk, data: bytes, start: int, end: int) -> Mapping[str, Attribute]:
+    """What of the resource is known; a field that stands twice is one, as protobuf merges."""
+    parts = list(walk.elements(start, end, _RESOURCE))
+    if sum(stop - begin for begin, stop in parts) > MAX_SPAN_BYTES:
+        raise IngestError("malformed_body", f"a resource of more than {MAX_SPAN_BYTES} bytes")
+    try:
+        message = ResourceMessage.FromString(b"".join(data[begin:stop] for begin, stop in parts))
+    except DecodeError:
+        raise _malformed() from None
+    return _known(message.attributes, RESOURCE_NAMES)
+
+
+def _take(
+    data: bytes,
+    slices: Iterable[tuple[int, int]],
+    resource: Mapping[str, Attribute],
+    decoded: Decoded,
+) -> None:
+    for start, end in slices:
+        decoded.received += 1
+        number = decoded.received
+        if end - start > MAX_SPAN_BYTES:
+            decoded.refused.append(Refused(number, "line_too_long", "span", _REFUSED_RAW))
+            continue
+        try:
+            message = SpanMessage.FromString(data[start:end])
+        except DecodeError:
+            decoded.refused.append(Refused(number, "malformed_line", "span", _REFUSED_RAW))
+            continue
+        if len(message.attributes) > MAX_ATTRIBUTES:
+            decoded.refused.append(Refused(number, "out_of_range", "attributes", _REFUSED_RAW))
+            continue
+        decoded.spans.append(_span(message, number, resource))
+
+
+def _span(message: SpanMessage, number: int, resource: Mapping[str, Attribute]) -> OtlpSpan:
+    attributes = _known(message.attributes, KNOWN)
+    return OtlpSpan(
+        number,
+        message.trace_id.hex(),
+        message.span_id.hex(),
+        message.parent_span_id.hex(),
+        message.flags,
+        message.name,
+        message.kind,
+        message.start_time_unix_nano,
+        message.end_time_unix_nano,
+        message.status.code == _ERROR,
+        attributes,
+        resource,
+        # Only our own agent says something in events that rows have a place for.
+        _events(message) if HERMES_EVENT in attributes else (),
+    )
+
+
+def _events(message: SpanMessage) -> tuple[SpanEvent, ...]:
+    return tuple(
+        SpanEvent(event.name, event.time_unix_nano, _known(event.attributes, KNOWN))
+        for event in message.events[:MAX_EVENTS]
+    )
+
+
+def _known(pairs: Iterable[KeyValue], names: Mapping[str, str]) -> dict[str, Attribute]:
+    """The attributes that are read, under the newest of their names."""
+    found: dict[str, Attribute] = {}
+    for pair in pairs:
+        name = pair.key
+        kept = names.get(name)
+        if kept is None:
+            if not name.startswith(HERMES_ATTRIBUTES):
+                continue
+            kept = name
+        if kept not in found or kept == name:  # the newest name wins over older ones
+            value = _value(pair.value)
+            if value is not None:
+                found[kept] = value
+    return found
+
+
+def _value(value: AnyValue) -> Attribute | None:
+    # Asked for first: most values are texts, and to ask which one it is costs more than to look.
+    text = value.string_value
+    if text:
+        return text
+    number = value.int_value
+    if number:
+        return number
+    kind = value.WhichOneof("value")
+    if kind == "array_value" and value.array_value.values:
+        first = value.array_value.values[0]
+        return first.string_value if first.WhichOneof("value") == "string_value" else None
+    if kind in _PLAIN:
+        plain: Attribute = getattr(value, kind)
+        return plain
+    return None
