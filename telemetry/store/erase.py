@@ -105,7 +105,7 @@ def run_erasure(erasure: Erasure, *, on_step: Progress | None = None) -> Erasure
         with install_transaction(erasure.pk):
             seen = list(FirstSeen.objects.filter(install_id=erasure.pk))
             _erase_others(erasure.pk)
-            _restore_first_seen(seen)
+            restore_first_seen(seen)
         _reached("others")
         say("other rows")
         with install_transaction(erasure.pk):
@@ -185,7 +185,7 @@ def _erase_others(install_id: UUID) -> None:
         rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
 
 
-def _restore_first_seen(seen: Iterable[FirstSeen]) -> None:
+def restore_first_seen(seen: Iterable[FirstSeen]) -> None:
     """Step 5: what only the erased install had is forgotten; else the next one was the first."""
     for kind, group in groupby(sorted(seen, key=lambda row: row.kind), key=lambda row: row.kind):
         model, column = _SEEN_IN[FirstSeen.Kind(kind)]

@@ -232,7 +232,7 @@ def test_the_crowd_ends_with_whoever_started_it(live_server: LiveServer) -> None
 
 def judged(held: int, rows: int, **options: object) -> simulate.Verdict:
     counts = {"tel_runs": {"rows": rows, "distinct": held}}
-    chosen = {"partly_rejected": 0, "was_there": False, **options}
+    chosen = {"partly_rejected": 0, "unsent": 0, "spooled": 0, "was_there": False, **options}
     return simulate.judge_held({"tel_runs": 10}, counts, **chosen)  # type: ignore[arg-type]  # built above
 
 
@@ -246,3 +246,10 @@ def test_lost_doubled_and_unexplained_rows_are_told_apart() -> None:
 def test_rows_of_an_earlier_run_and_rejected_ones_are_explained() -> None:
     assert judged(12, 12, was_there=True).is_exact
     assert judged(9, 9, partly_rejected=1).is_exact
+    assert judged(12, 12, unsent=2).is_exact
+
+
+def test_what_waits_in_the_spool_is_not_lost_but_not_the_end_either() -> None:
+    verdict = judged(4, 4, spooled=6)
+    assert (verdict.lost, verdict.is_exact) == (0, False)
+    assert judged(4, 4, spooled=5).lost == 1

@@ -9,12 +9,13 @@ from uuid import uuid4
 
 import pytest
 from django.test import Client, override_settings
+from pytest_django import DjangoAssertNumQueries
 
 from agent_client.contract import wire
 from fleet.api import buckets
 from fleet.api.buckets import WINDOW_S, LocalBuckets, Quota, Want, take
 from fleet.api.errors import ApiProblem
-from telemetry.api.limits import Meter, rows_in
+from telemetry.api.limits import Holds, Meter, rows_in
 from telemetry.models import IngestBatch
 from tests import claims
 from tests.builders import Answer, enroll_one
@@ -184,6 +185,28 @@ def test_a_repeated_batch_costs_no_rows_and_is_answered_when_none_are_left() -> 
     repeats = [push(credential, data, batch_id) for _ in range(3)]
     assert {answer.content for answer in repeats} == {first.content}
     assert push(credential, lines(1)).status_code == 200
+
+
+@both_engines
+@pytest.mark.django_db
+@override_settings(FLEET_RATE_INSTALL_ROWS_PER_MIN=10)
+def test_who_was_told_to_wait_is_refused_without_a_query(
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    _install, credential = enroll_one()
+    assert [push(credential, lines(8)).status_code for _ in range(2)] == [200, 429]
+    with django_assert_num_queries(0):
+        again = push(credential, lines(8))
+    assert (again.status_code, again.headers["Retry-After"]) == (429, "5")
+
+
+def test_holds_end_by_themselves_and_are_bounded() -> None:
+    held = Holds(most=3)
+    for number in range(5):
+        held.add(f"Bearer {number}", 60)
+    assert [held.left_s(f"Bearer {number}") > 0 for number in range(5)] == [True] * 3 + [False] * 2
+    held.add("Bearer 0", -1)
+    assert held.left_s("Bearer 0") == 0
 
 
 @both_engines

@@ -25,6 +25,7 @@ from agent_client.contract.wire import (
     PATH_TELEMETRY,
     Receipt,
 )
+from agent_client.http import http_date
 from agent_client.push_send import BACKOFF_BASE_S, BACKOFF_CAP_S, MAX_ATTEMPTS, MAX_WAIT_S
 from agent_client.simulation.crowd.batches import MAX_BATCH_ROWS, CrowdBatch, Packer
 from agent_client.simulation.crowd.making import Made, Maker, Story
@@ -248,8 +249,10 @@ class Install:
 
     async def _send(self, batch: CrowdBatch, kind: str, due_ns: int) -> Reply:
         self.around.meter.ledger.wire_bytes += len(batch.body)
+        clock_ns = time.time_ns() + self.member.habits.skew_ms * 1_000_000
+        headers = {**batch.headers, "Date": http_date(clock_ns)}
         return await self._ask(
-            "POST", PATH_TELEMETRY, kind, due_ns=due_ns, headers=batch.headers, body=batch.body
+            "POST", PATH_TELEMETRY, kind, due_ns=due_ns, headers=headers, body=batch.body
         )
 
     def _done_with_batch(self) -> None:

@@ -34,7 +34,7 @@ ROWS_PER_RUN: Final = 12.1
 RUNS_PER_DAY: Final = 9.2
 """Of an install on average, over the cast."""
 MARK_DIGITS: Final = 8
-WARM_UP_NS: Final = 1200 * S
+WARM_UP_NS: Final = 300 * S
 """Runs are under way when life begins; without them the first minutes would be empty."""
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 

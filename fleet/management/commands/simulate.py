@@ -71,11 +71,14 @@ class Command(BaseCommand):
         ids, ledger = report["install_ids"], report["ledger"]
         assert isinstance(ids, list)  # noqa: S101  # our own report
         assert isinstance(ledger, dict)  # noqa: S101  # our own report
-        held = simulate.telemetry_of(ids, f"--mark={report['mark']}")
+        spooled = simulate.wait_until_stored(ids, self.stderr.write)
+        held = simulate.telemetry_of(ids, f"--mark={report['mark']}")["tables"]
         return simulate.judge_held(
             ledger["distinct"],
             held,  # type: ignore[arg-type]  # counts by table, from our own command
             partly_rejected=int(ledger["partly_rejected"]),
+            unsent=int(ledger["unsent"]),
+            spooled=spooled,
             was_there=bool(report["is_rerun"]),
         )
 
