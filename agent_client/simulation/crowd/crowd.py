@@ -180,7 +180,7 @@ class Crowd:
                 if error.code in FATAL:
                     hint = HINTS.get(error.code, "")
                     raise CrowdError(f"enrollment is refused: {error}. {hint}".strip()) from error
-                install.is_out = True
+                install.out_code = error.code
 
         await self._few_at_once(enroll)
         took_s = time.monotonic() - began_s
