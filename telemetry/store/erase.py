@@ -185,6 +185,8 @@ def _erase_others(install_id: UUID) -> None:
     for model in erasable_models():
         rows = _of(model, install_id)
         rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
+    # Boards name installs inside their lists; they are counted again within seconds.
+    InstallBoard.objects.all().delete()
 
 
 def _forget_boards() -> None:

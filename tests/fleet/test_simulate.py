@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from django.core.management import CommandError, call_command
 from pytest_django.live_server_helper import LiveServer
 
 from fleet import simulate
-from fleet.enroll import mint_token, revoke_token
+from fleet.enroll import mint_token, revoke_install, revoke_token
 from fleet.models import ChangeRecord, EnrollmentToken, Install, InstallGroup
 from telemetry.models import EVENT_MODELS, IngestBatch, InstallIntake, TouchedHour
 from tests import builders
@@ -184,47 +185,67 @@ def test_a_token_that_is_refused_is_named(
     assert text not in said
 
 
+@contextmanager
+def crowd(url: str, token: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The crowd's process, its token handed in; the pipe stays open."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agent_client.simulation.crowd", url, "--tokens=-", *options],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps({"": token}).encode() + b"\n")
+    process.stdin.flush()
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait(60)
+
+
 def test_ctrl_c_ends_it_with_the_whole_ledger(live_server: LiveServer, tmp_path: Path) -> None:
     _row, text = mint_token(actor="operator")
     report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "agent_client.simulation.crowd", live_server.url]
-    options = ["--tokens=-", f"--report={report}", "--installs=6", "--interval=1", "--rate=120"]
-    process = subprocess.Popen(
-        [*command, *options, "--always-on"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ},
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps({"": text}).encode() + b"\n")
-    process.stdin.flush()
-    ends_s = time.monotonic() + 40
-    while not IngestBatch.objects.count() > 5:
-        assert time.monotonic() < ends_s
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    options = ["--installs=6", "--interval=0.5", "--rate=300", "--always-on"]
+    with crowd(live_server.url, text, f"--report={report}", *options) as process:
+        ends_s = time.monotonic() + 40
+        while not IngestBatch.objects.count() > 5:
+            assert time.monotonic() < ends_s
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
     ledger = json.loads(report.read_text())["ledger"]
-    assert process.returncode == 0
     assert ledger["made"] == ledger["accepted"] > 0
     assert ledger["unsent"] == 0
 
 
+def test_rows_of_an_install_that_is_revoked_are_refused_and_not_lost(
+    live_server: LiveServer, tmp_path: Path
+) -> None:
+    _row, text = mint_token(actor="operator")
+    report = tmp_path / "report.json"
+    options = ["--installs=2", "--interval=0.5", "--rate=600", "--minutes=0.15", "--always-on"]
+    with crowd(live_server.url, text, f"--report={report}", *options) as process:
+        ends_s = time.monotonic() + 40
+        while not IngestBatch.objects.exists():
+            assert time.monotonic() < ends_s
+            time.sleep(0.05)
+        for install in Install.objects.all():
+            revoke_install(install, actor="operator")
+        process.wait(60)
+    ledger = json.loads(report.read_text())["ledger"]
+    assert ledger["refused"].keys() == {"credential_revoked"}
+    assert (ledger["unexplained"], ledger["unsent"]) == (0, 0)
+    assert ledger["accepted"] + ledger["refused"]["credential_revoked"] == ledger["made"]
+
+
 def test_the_crowd_ends_with_whoever_started_it(live_server: LiveServer) -> None:
     _row, text = mint_token(actor="operator")
-    command = [sys.executable, "-m", "agent_client.simulation.crowd", live_server.url]
-    process = subprocess.Popen(
-        [*command, "--tokens=-", "--installs=2", "--interval=1"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ},
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps({"": text}).encode() + b"\n")
-    process.stdin.close()  # as when the parent was killed
-    assert process.wait(60) == 0
+    with crowd(live_server.url, text, "--installs=2", "--interval=1") as process:
+        assert process.stdin is not None
+        process.stdin.close()  # as when the parent was killed
+        assert process.wait(60) == 0
 
 
 # ---------------------------------------------------------------------------------- its judgement
