@@ -19,7 +19,7 @@ from fleet.lib.clock import now
 from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from fleet.policy.serve import served_etag
-from telemetry.api.limits import Meter, rows_in
+from telemetry.api.limits import Meter, check_hold, rows_in
 from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
@@ -44,9 +44,10 @@ class BatchView(APIView):
     http_method_names = ["post"]
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
-        """Refuse a foreign method before anybody is asked who he is."""
+        """Refuse a foreign method, and who was told to wait, before anybody is asked who he is."""
         if request.method != "POST":
             raise MethodNotAllowed(str(request.method))
+        check_hold(request.headers.get("Authorization", ""))
         super().initial(request, *args, **kwargs)
 
     @extend_schema(
@@ -62,7 +63,7 @@ class BatchView(APIView):
             headers = read_headers(request.headers)
             _check_plane(install, headers)
             stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
-            meter = Meter(install.pk)
+            meter = Meter(install.pk, authorization=request.headers.get("Authorization", ""))
             meter.take_bytes(expected_bytes)
             with meter.turn():
                 body = _read(stream, expected_bytes, headers)

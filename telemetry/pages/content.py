@@ -80,7 +80,6 @@ def content_page(request: HttpRequest, install_id: UUID) -> HttpResponse:
     response = page(request, "telemetry/content.html", _("Session content"), context)
     # Content stays on the page it was asked for: no cache of a browser or a proxy keeps it.
     response["Cache-Control"] = "no-store"
-    response["Referrer-Policy"] = "no-referrer"
     return response
 
 
@@ -137,6 +136,9 @@ def _parts(row: ContentMessage) -> list[Part]:
 
 def _part(label: str, text: str) -> Part:
     value = json.loads(text)
+    if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
+        # The host's fields of reasoning repeat each other.
+        value = "\n\n".join(dict.fromkeys(value.values()))
     shown = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     # A lone surrogate has no UTF-8: it would break the page.
     shown = shown.encode("utf-8", "replace").decode("utf-8")
