@@ -172,7 +172,9 @@ class Crowd:
         self._around.packer = Packer(self.story.mark, is_zstd_there=has_zstd())
         self.say(f"seed {plan.seed}, base {base_ns}, mark {self.story.mark}")
         for install in self._installs:
-            install.begin(is_behind=plan.history_days > 0)
+            # With a base of the past every interval is told anew, batch for batch; else only what
+            # took longer to prepare than was thought.
+            install.begin(is_behind=plan.history_days > 0 or not plan.base_ns)
             install.maker.warm_up()
             await asyncio.sleep(0)  # a signal, or the line
 
