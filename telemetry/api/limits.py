@@ -21,6 +21,7 @@ from uuid import UUID
 
 from django.conf import settings
 
+from agent_client.contract import wire
 from fleet.api.buckets import WINDOW_S, Quota, Want, take, whole_seconds
 from fleet.api.errors import ApiProblem
 
@@ -109,7 +110,8 @@ class Meter:
         One row is taken with it: who is out of rows is refused before the body is read, too.
         Errors: ApiProblem rate_limited.
         """
-        byte_count = wire_bytes if wire_bytes is not None else 1
+        # More than the limit is never read; a false length must not be a debt of hours.
+        byte_count = 1 if wire_bytes is None else min(wire_bytes, wire.MAX_BODY_BYTES)
         level = take(self._who, Want(self._rows, 1), Want(self._bytes, byte_count))
         self._rows_s, self._bytes_s = level.backlogs_s
         if not level.is_taken:

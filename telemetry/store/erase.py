@@ -28,6 +28,7 @@ from telemetry.models import (
     ErrorEvent,
     FillState,
     FirstSeen,
+    InstallBoard,
     InstallCell,
     InstallHour,
     ModelCall,
@@ -180,9 +181,17 @@ def _seconds(hours: Iterable[datetime]) -> set[int]:
 
 def _erase_others(install_id: UUID) -> None:
     """Step 4: everything that names the install, whatever models there are by then."""
+    _forget_boards()
     for model in erasable_models():
         rows = _of(model, install_id)
         rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
+    # Boards name installs inside their lists; they are counted again within seconds.
+    InstallBoard.objects.all().delete()
+
+
+def _forget_boards() -> None:
+    """Boards name the top installs; they are counted again when somebody looks."""
+    InstallBoard.objects.all().delete()
 
 
 def restore_first_seen(seen: Iterable[FirstSeen]) -> None:

@@ -103,6 +103,12 @@ def test_a_quota_of_zero_is_no_limit(who: str) -> None:
     assert all(take(who, Want(Quota("rows", 0), 10**9)).is_taken for _ in range(3))
 
 
+@pytest.mark.redis
+def test_a_limit_that_is_lifted_forgives_what_is_owed(who: str) -> None:
+    take(who, Want(Quota("rows", 1), 1000))
+    assert take(who, Want(Quota("rows", 0), 5), Want(Quota("bytes", 9), 5)).is_taken
+
+
 def test_a_process_keeps_the_fullest_buckets_only() -> None:
     held = LocalBuckets(most=10)
     for number in range(30):
@@ -267,6 +273,15 @@ def test_a_body_of_unknown_length_is_charged_when_it_was_read() -> None:
     with pytest.raises(ApiProblem) as refused:
         Meter(install_id).take_bytes(None)
     assert 55 <= int(refused.value.headers["Retry-After"]) <= 62
+
+
+@override_settings(FLEET_RATE_INSTALL_BYTES_PER_MIN=wire.MAX_BODY_BYTES // 2)
+def test_a_false_length_is_no_debt_beyond_a_body_s_limit() -> None:
+    install_id = uuid4()
+    Meter(install_id).take_bytes(10**12)
+    with pytest.raises(ApiProblem) as refused:
+        Meter(install_id).take_bytes(1)
+    assert int(refused.value.headers["Retry-After"]) <= 61
 
 
 def test_nothing_is_left_in_hand() -> None:
