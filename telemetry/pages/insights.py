@@ -151,9 +151,9 @@ def tools_content(scope: Scope) -> Content:
             ),
             Fact(_("Timed out"), of_calls(timeouts), _("%s calls") % exact(timeouts)),
             Fact(
-                _("Blocked and denied"),
-                of_calls(blocked + denied),
-                _("%(blocked)s blocked, %(denied)s denied")
+                _("Blocked"),
+                of_calls(blocked),
+                _("%(blocked)s calls; %(denied)s were denied by a person or a rule")
                 % {"blocked": exact(blocked), "denied": exact(denied)},
             ),
         ),
@@ -249,7 +249,7 @@ def versions_content(scope: Scope) -> Content:
 
 def installs_content(scope: Scope) -> Content:
     """Top, silent and new; about 7 queries."""
-    found = queries.installs(scope, limit=25)
+    found = queries.installs(scope, limit=10)
     quiet = queries.silence(scope)
     new = queries.first_seen(scope)
     ids = {
