@@ -2,10 +2,10 @@
 
 Builds 30 days of a fleet straight into the day partitions, at full size and at a fifth of it, has
 the product make the cells (as `telemetry_rollup --all` does), and asks the overview of 30 days: all
-its queries together, the two sizes alternated, with the CPU of process and database session, which a
-busy machine does not lengthen. Reference, in the same run: what the same page would ask of the raw
-rows. Percentiles are held against exact ones of the raw rows. The window before has the
-same cells again. Needs PostgreSQL (FLEET_BENCH_DATABASE_URL or the local server) and about 15 GB;
+its queries together, the two sizes alternated, with the CPU of process and database session, which
+a busy machine does not lengthen. Reference, in the same run: what the same page would ask of the
+raw rows. Percentiles are held against exact ones of the raw rows. The window before has the same
+cells again. Needs PostgreSQL (FLEET_BENCH_DATABASE_URL or the local server) and about 15 GB;
 both databases are dropped at the end. `--runs 1000000` is a tenth: it proves that it works.
 Results go to benchmarks/results/insight.json.
 """
