@@ -342,14 +342,27 @@ class ErrorLine:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorSeries:
+    """Errors of one class, one number a bucket."""
+
+    error_class: str
+    errors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Errors:
-    """Errors of a window; ``series`` are errors, one number a bucket."""
+    """Errors of a window; ``by_class`` has the classes with most, then all others as one."""
 
     scope: Scope
     total: Compared[int]
     given_up: Compared[int]
     lines: tuple[ErrorLine, ...]
-    series: tuple[int, ...]
+    by_class: tuple[ErrorSeries, ...]
+
+    @property
+    def series(self) -> tuple[int, ...]:
+        """Errors of every class, one number a bucket."""
+        return tuple(map(sum, zip(*(line.errors for line in self.by_class), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +404,7 @@ class QuietInstall:
     usual_gap: timedelta
     longest_gap: timedelta
     active_days: int
+    is_silent: bool
 
 
 @dataclass(frozen=True, slots=True)

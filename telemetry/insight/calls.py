@@ -12,6 +12,7 @@ from telemetry.insight.answers import (
     Cost,
     ErrorLine,
     Errors,
+    ErrorSeries,
     ModelLine,
     Models,
     Scope,
@@ -27,9 +28,9 @@ from telemetry.models import ErrorsCell, HistogramCell, ModelCallsCell, ToolCall
 from telemetry.rollup.histogram import Histogram
 from telemetry.store.cell_sums import PART, Cells
 
-TOP_MODELS: Final = 5
-"""Models with a colour of their own on a chart; the others are one."""
-TIMED_LINES: Final = 10
+TOP_SERIES: Final = 5
+"""Models or classes with a colour of their own on a chart; the others are one."""
+TIMED_LINES: Final = 8
 """Lines that get percentiles unless a question asks for more: histograms are the dear part."""
 OTHER: Final = "other"
 TOKEN_FIELDS: Final = (
@@ -125,7 +126,9 @@ def errors(scope: Scope) -> Errors:
     found = read.sums_of(ErrorsCell, Cells(window.both(), level), keys, ERROR_FIELDS)
     lines = _lines(found, ERROR_FIELDS, "error_count")
     total = _total(lines, ERROR_FIELDS)
-    slots = read.sums_of(ErrorsCell, Cells(window.slices(), level), ("at",), ("error_count",))
+    slots = read.sums_of(
+        ErrorsCell, Cells(window.slices(), level), ("at", "error_class"), ("error_count",)
+    )
     return Errors(
         scope=read.about(scope, ErrorsCell),
         total=Compared(total.value["error_count"], total.previous["error_count"]),
@@ -141,7 +144,7 @@ def errors(scope: Scope) -> Errors:
             for key, pair in lines.items()
             if pair.value["error_count"]
         ),
-        series=_series(window, slots, ("error_count",)),
+        by_class=tuple(ErrorSeries(*line) for line in _top_series(window, slots)),
     )
 
 
@@ -253,22 +256,28 @@ def _series(
 
 
 def _token_series(scope: Scope) -> tuple[TokenSeries, ...]:
-    """The TOP_MODELS with the most tokens, then all others as one; 1 query."""
+    """Tokens of the models with most; 1 query."""
     window, filters = scope.window, scope.filters
     cells = Cells(window.slices(), filters.level, among=filters.on(ModelCallsCell))
+    slots = read.sums_of(ModelCallsCell, cells, ("at", "model"), _SUMMED_TOKENS)
+    return tuple(TokenSeries(*line) for line in _top_series(window, slots))
+
+
+def _top_series(
+    window: Window, slots: Iterable[tuple[tuple[object, ...], read.Sums]]
+) -> list[tuple[str, tuple[int, ...]]]:
+    """The TOP_SERIES names with the largest sums bucket by bucket, then all others as one."""
     totals: Counter[str] = Counter()
-    tokens: Counter[tuple[str, datetime]] = Counter()
-    for (moment, model), sums in read.sums_of(
-        ModelCallsCell, cells, ("at", "model"), _SUMMED_TOKENS
-    ):
-        name, count = read.named(model), sum(sums.values())
+    counts: Counter[tuple[str, datetime]] = Counter()
+    for (moment, value), sums in slots:
+        name, count = read.named(value), sum(sums.values())
         totals[name] += count
-        tokens[name, window.bucket_of(read.at_of(moment))] += count
-    top = [name for name, count in totals.most_common(TOP_MODELS) if count]
+        counts[name, window.bucket_of(read.at_of(moment))] += count
+    top = [name for name, count in totals.most_common(TOP_SERIES) if count]
     rest = [name for name, count in totals.items() if count and name not in top]
     lines = [(name, [name]) for name in top] + ([(OTHER, rest)] if rest else [])
     buckets = window.buckets()
-    return tuple(
-        TokenSeries(label, tuple(sum(tokens[name, at] for name in names) for at in buckets))
+    return [
+        (label, tuple(sum(counts[name, at] for name in names) for at in buckets))
         for label, names in lines
-    )
+    ]

@@ -10,8 +10,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from fleet.console import charts
-from fleet.templatetags.fleet_format import money
-from telemetry.insight.answers import Errors, Models, Runs, Scope, Tools
+from fleet.templatetags.fleet_format import money, words
+from telemetry.insight.answers import Errors, InstallLine, Models, Runs, Scope, Tools
 
 WARN_RATE: Final = 0.03
 BAD_RATE: Final = 0.06
@@ -67,16 +67,48 @@ def tokens_over_time(found: Models) -> SafeString:
     return charts.stacked_bars(_chart(found.scope, "tokens", _("Tokens by model"), series))
 
 
-def tools_over_time(found: Tools) -> SafeString:
+def calls_over_time(found: Tools) -> SafeString:
+    """Tool calls."""
+    series = [_series(found.scope, _("Tool calls"), found.call_series, "1", "area")]
+    return charts.line_chart(_chart(found.scope, "calls", _("Tool calls"), series))
+
+
+def tool_failures_over_time(found: Tools) -> SafeString:
     """Failed tool calls."""
     series = [_series(found.scope, _("Failed tool calls"), found.series, "bad", "area")]
-    return charts.line_chart(_chart(found.scope, "tools", _("Failed tool calls"), series))
+    return charts.line_chart(_chart(found.scope, "failures", _("Failed tool calls"), series))
 
 
 def errors_over_time(found: Errors) -> SafeString:
-    """Errors of every class."""
-    series = [_series(found.scope, _("Errors"), found.series, "bad", "area")]
-    return charts.line_chart(_chart(found.scope, "errors", _("Errors"), series))
+    """Errors, one colour a class."""
+    series = [
+        _series(found.scope, words(line.error_class), line.errors, _TONES[index % len(_TONES)])
+        for index, line in enumerate(found.by_class)
+    ]
+    return charts.stacked_bars(_chart(found.scope, "errors", _("Errors by class"), series))
+
+
+def failed_runs_over_time(found: Runs) -> SafeString:
+    """Runs that failed, timed out or ran out of iterations."""
+    failed = [point.failed_runs for point in found.series]
+    series = [_series(found.scope, _("Failed runs"), failed, "bad", "area")]
+    return charts.line_chart(_chart(found.scope, "failed", _("Failed runs"), series))
+
+
+def install_over_time(days: Sequence[tuple[datetime, InstallLine]]) -> SafeString:
+    """One install's runs a day, and those that failed."""
+    # The first day began before the window.
+    shown = days[1:]
+    series = (
+        charts.Series(_("Runs"), tuple(float(line.runs) for _at, line in shown), "1", "area"),
+        charts.Series(
+            _("Failed runs"), tuple(float(line.failed_runs) for _at, line in shown), "bad"
+        ),
+    )
+    moments = tuple(at for at, _line in shown)
+    return charts.line_chart(
+        charts.TimeChart("install-activity", _("Runs and failures"), moments, series)
+    )
 
 
 def _chart(

@@ -17,6 +17,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from fleet.console.heat import heat_map
 from fleet.console.registry import RANGES, ConsoleWindow, window_of
 from fleet.console.rendering import page
 from fleet.lib.clock import now
@@ -156,14 +157,17 @@ def tools_content(scope: Scope) -> Content:
                 % {"blocked": exact(blocked), "denied": exact(denied)},
             ),
         ),
-        (Figure(_("Failed tool calls"), _unit(scope), figures.tools_over_time(found)),),
+        (
+            Figure(_("Tool calls"), _unit(scope), figures.calls_over_time(found)),
+            Figure(_("Failed tool calls"), _unit(scope), figures.tool_failures_over_time(found)),
+        ),
         (made.tools_table(found),),
     )
 
 
 def errors_content(scope: Scope) -> Content:
-    """Errors; 2 queries."""
-    found = queries.errors(scope)
+    """Errors, beside the runs that failed; 5 queries."""
+    found, all_runs = queries.errors(scope), queries.runs(scope)
     total, given_up = found.total.value, found.given_up.value
     return Content(
         found.scope,
@@ -174,15 +178,27 @@ def errors_content(scope: Scope) -> Content:
                 percent(given_up / total if total else None),
                 _("%s errors were not retried with success") % exact(given_up),
             ),
+            Fact(
+                _("Failed runs"),
+                percent(all_runs.totals.value.failure.value),
+                _("%(bad)s of %(all)s runs")
+                % {
+                    "bad": exact(all_runs.totals.value.bad_count),
+                    "all": exact(all_runs.totals.value.run_count),
+                },
+            ),
         ),
-        (Figure(_("Errors"), _unit(scope), figures.errors_over_time(found)),),
+        (
+            Figure(_("Errors by class"), _unit(scope), figures.errors_over_time(found)),
+            Figure(_("Failed runs"), _unit(scope), figures.failed_runs_over_time(all_runs)),
+        ),
         (made.errors_table(found),),
     )
 
 
 def versions_content(scope: Scope) -> Content:
-    """Versions and groups side by side; about 6 queries and 1 a group."""
-    found = queries.runs(scope)
+    """Versions and groups side by side; about 7 queries and 1 a group."""
+    found, hours = queries.runs(scope), queries.heat(scope)
     names = {"0": _("No group")} | {
         str(pk): name for pk, name in InstallGroup.objects.values_list("pk", "name")[:MAX_GROUPS]
     }
@@ -219,7 +235,14 @@ def versions_content(scope: Scope) -> Content:
                 % {"low": percent(totals.success.low), "high": percent(totals.success.high)},
             ),
         ),
-        (Figure(_("Runs and failures"), _unit(scope), figures.runs_over_time(found)),),
+        (
+            Figure(_("Runs and failures"), _unit(scope), figures.runs_over_time(found)),
+            Figure(
+                _("When the fleet works"),
+                _("runs by weekday and hour, UTC"),
+                heat_map("heat", _("Runs by weekday and hour (UTC)"), hours.runs, _("runs")),
+            ),
+        ),
         (versions, groups),
     )
 

@@ -181,6 +181,18 @@ def run_counts(install_ids: Sequence[UUID]) -> Mapping[UUID, int]:
     return {install_id: line.runs for install_id, line in activity_of.items()}
 
 
+def install_activity(_request: HttpRequest, install_id: UUID) -> Mapping[str, object]:
+    """What one install did in 30 days, from its cells, with its place in its own rhythm."""
+    window = Window.last(days=30)
+    days = queries.install_days(install_id, window)
+    return {
+        "chart": figures.install_over_time(days),
+        "total": queries.install_activity([install_id], window).get(install_id),
+        "rhythm": queries.install_rhythm(install_id),
+        "install_id": install_id,
+    }
+
+
 def install_intake(_request: HttpRequest, install_id: UUID) -> Mapping[str, object]:
     """What came in from one install, what it lost, its last batches."""
     return {
@@ -237,6 +249,11 @@ for _panel in (
     Panel("installs", "telemetry/panels/installs.html", top_installs, "half", 50, _SEES_RUNS),
 ):
     registry.register_panel(_panel)
+registry.register_install_panel(
+    InstallPanel(
+        "activity", "telemetry/panels/install_activity.html", install_activity, 5, _SEES_RUNS
+    )
+)
 registry.register_install_panel(
     InstallPanel("runs", "telemetry/panels/install_runs.html", install_runs, 10, _SEES_RUNS)
 )

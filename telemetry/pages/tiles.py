@@ -150,7 +150,7 @@ def _tokens(data: Overview) -> Tile:
         _("Tokens"),
         count(total.value),
         exact(total.value),
-        _("%s of the prompts came from a cache") % percent(pair.value.cache_hit_rate),
+        _("%s of prompts from a cache") % percent(pair.value.cache_hit_rate),
         relative(total),
         "none",
         "relative",
@@ -167,7 +167,7 @@ def _cost(data: Overview) -> Tile:
     }
     note = covered
     if now.usd_per_success is not None:
-        note = _("%(each)s a successful run, %(lost)s on failed ones") % {
+        note = _("%(each)s a success, %(lost)s on failures") % {
             "each": money(now.usd_per_success),
             "lost": money(now.failed_usd),
         }
@@ -175,7 +175,7 @@ def _cost(data: Overview) -> Tile:
         _("Cost, USD"),
         money(now.cost.usd),
         covered,
-        f"{note} ({percent(now.cost.coverage)})" if note is not covered else note,
+        note,
         relative(Compared(now.cost.usd, before.cost.usd)),
         "down",
         "relative",

@@ -61,6 +61,8 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "telemetry.SpooledBatch": Bound("bounded", "FLEET_SPOOL_MAX_BYTES and FLEET_SPOOL_MAX_ROWS"),
     "telemetry.ClosedPlane": Bound("bounded", "three an install"),
     "telemetry.InstallIntake": Bound("bounded", "one an install"),
+    "telemetry.OtlpTrace": Bound("retention", "when no span of it is awaited any more"),
+    "telemetry.InstallBoard": Bound("bounded", "one a window and group"),
     "telemetry.FillState": Bound("bounded", "one an hour"),
     "telemetry.FirstSeen": Bound("bounded", "one a name; names are cut and counted at ingest"),
     **{

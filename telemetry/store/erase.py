@@ -28,6 +28,7 @@ from telemetry.models import (
     ErrorEvent,
     FillState,
     FirstSeen,
+    InstallBoard,
     InstallCell,
     InstallHour,
     ModelCall,
@@ -105,7 +106,7 @@ def run_erasure(erasure: Erasure, *, on_step: Progress | None = None) -> Erasure
         with install_transaction(erasure.pk):
             seen = list(FirstSeen.objects.filter(install_id=erasure.pk))
             _erase_others(erasure.pk)
-            _restore_first_seen(seen)
+            restore_first_seen(seen)
         _reached("others")
         say("other rows")
         with install_transaction(erasure.pk):
@@ -180,12 +181,20 @@ def _seconds(hours: Iterable[datetime]) -> set[int]:
 
 def _erase_others(install_id: UUID) -> None:
     """Step 4: everything that names the install, whatever models there are by then."""
+    _forget_boards()
     for model in erasable_models():
         rows = _of(model, install_id)
         rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
+    # Boards name installs inside their lists; they are counted again within seconds.
+    InstallBoard.objects.all().delete()
 
 
-def _restore_first_seen(seen: Iterable[FirstSeen]) -> None:
+def _forget_boards() -> None:
+    """Boards name the top installs; they are counted again when somebody looks."""
+    InstallBoard.objects.all().delete()
+
+
+def restore_first_seen(seen: Iterable[FirstSeen]) -> None:
     """Step 5: what only the erased install had is forgotten; else the next one was the first."""
     for kind, group in groupby(sorted(seen, key=lambda row: row.kind), key=lambda row: row.kind):
         model, column = _SEEN_IN[FirstSeen.Kind(kind)]

@@ -78,6 +78,7 @@ def serve(
     *,
     app: str = CONSOLE,
     worker_count: int = 2,
+    worker_class: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Served]:
     """Serve until the block ends; the database is there already."""
@@ -87,6 +88,8 @@ def serve(
     options = list(web_options(own))
     options[0] = app
     options[options.index("--bind") + 1] = bind
+    if worker_class:
+        options[options.index("--worker-class") + 1] = worker_class
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", *options],

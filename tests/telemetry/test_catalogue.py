@@ -32,6 +32,7 @@ SURROGATE = ["id"]
 ACROSS_INSTALLS = {
     "telemetry_fillstate": "an hour of the whole fleet",
     "telemetry_firstseen": "a register of the whole fleet",
+    "telemetry_installboard": "a board of the whole fleet or a group",
     **{
         model._meta.db_table: "sums of a group, not of an install"
         for model in NEW_CELL_MODELS
@@ -44,7 +45,7 @@ ACROSS_INSTALLS = {
 }
 
 
-def rows(query: str, *params: object) -> list[tuple[object, ...]]:
+def rows(query: str, *params: str) -> list[tuple[object, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(query, params)
         return list(cursor.fetchall())
@@ -89,7 +90,8 @@ def test_every_partition_is_one_utc_day_and_has_its_parents_indexes() -> None:
         day = re.fullmatch(r".*_(\d{4})(\d\d)(\d\d)", str(name))
         assert day, name
         (bound,) = rows(
-            "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass", name
+            "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass",
+            str(name),
         )[0]
         assert f"FROM ('{'-'.join(day.groups())} 00:00:00+00')" in str(bound)
     for parent in PARENTS:

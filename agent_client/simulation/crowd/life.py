@@ -2,7 +2,7 @@
 
 What it does at a failure is what the real client does: the batch is kept and sent again byte for
 byte, with full jitter between attempts; Retry-After is obeyed; a round that failed is over, and the
-next comes an interval later with everything that has gathered.
+next comes an interval later with everything that has gathered, and tries once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agent_client.contract.wire import (
     PATH_TELEMETRY,
     Receipt,
 )
+from agent_client.http import http_date
 from agent_client.push_send import BACKOFF_BASE_S, BACKOFF_CAP_S, MAX_ATTEMPTS, MAX_WAIT_S
 from agent_client.simulation.crowd.batches import MAX_BATCH_ROWS, CrowdBatch, Packer
 from agent_client.simulation.crowd.making import Made, Maker, Story
@@ -80,13 +81,19 @@ class Install:
         self.around, self.member = around, member
         self.maker = Maker(around.story, member)
         self.credential = ""
-        self.is_out = False
+        self.out_code = ""
+        """Why the console does not take this install any more."""
         self.policy = Policy()
         self._batch: CrowdBatch | None = None
         self._gathered: list[Made] = []
         self._batch_count = 0
         self._checkin_seq = time.time_ns() // 1_000_000
         self._is_behind = False
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the console has turned it away for good."""
+        return bool(self.out_code)
 
     def begin(self, *, is_behind: bool) -> None:
         """Take up the story that was decided; ``is_behind``: the past comes first."""
@@ -190,11 +197,13 @@ class Install:
 
     def settle(self) -> None:
         """Enter into the ledger what never got a receipt."""
-        ledger = self.around.meter.ledger
-        if self._batch is not None:
-            ledger.unsent += self._batch.row_count
+        ledger, batch = self.around.meter.ledger, self._batch
+        left = len(self._gathered) + (batch.row_count if batch is not None else 0)
         ledger.made += len(self._gathered)
-        ledger.unsent += len(self._gathered)
+        if self.is_out:
+            ledger.refused[self.out_code] += left
+        else:
+            ledger.unsent += left
 
     # -- pushing -------------------------------------------------------------------------------
 
@@ -223,7 +232,8 @@ class Install:
 
     async def _deliver(self, batch: CrowdBatch, kind: str, due_ns: int) -> float | None:
         """Send until it is acknowledged or refused (None); else how long to stay away at least."""
-        for attempt in range(MAX_ATTEMPTS):
+        most = 1 if self._is_behind and kind == "push" else MAX_ATTEMPTS
+        for attempt in range(most):
             delay_s = self._delay_s(attempt)
             try:
                 reply = await self._send(batch, kind, due_ns)
@@ -242,14 +252,16 @@ class Install:
                     if asked_s > MAX_WAIT_S:
                         return asked_s
                     delay_s = asked_s + self._delay_s(0)
-            if attempt + 1 < MAX_ATTEMPTS:
+            if attempt + 1 < most:
                 await asyncio.sleep(delay_s)
         return 0.0
 
     async def _send(self, batch: CrowdBatch, kind: str, due_ns: int) -> Reply:
         self.around.meter.ledger.wire_bytes += len(batch.body)
+        clock_ns = time.time_ns() + self.member.habits.skew_ms * 1_000_000
+        headers = {**batch.headers, "Date": http_date(clock_ns)}
         return await self._ask(
-            "POST", PATH_TELEMETRY, kind, due_ns=due_ns, headers=batch.headers, body=batch.body
+            "POST", PATH_TELEMETRY, kind, due_ns=due_ns, headers=headers, body=batch.body
         )
 
     def _done_with_batch(self) -> None:
@@ -290,7 +302,8 @@ class Install:
     def _refused(self, batch: CrowdBatch, reply: Reply) -> None:
         self._done_with_batch()
         self.around.meter.ledger.refused[reply.code] += batch.row_count
-        self.is_out = reply.status == 401
+        if reply.status == 401:
+            self.out_code = reply.code
 
     # -- the policy ----------------------------------------------------------------------------
 
@@ -319,7 +332,7 @@ class Install:
             if _is_transient(reply):
                 return reply.retry_after_s or 0.0
             if reply.status == 401:
-                self.is_out = True
+                self.out_code = reply.code
                 return 0.0
             if reply.status == 200:
                 await self._take(reply)
