@@ -152,11 +152,11 @@ def insert_rows(days: list[Any], runs: int, installs: int) -> int:
 
 def repeat_cells() -> dict[str, int]:
     """The same cells 31 days earlier, so that there is a window before; how many of each kind."""
-    from telemetry.models import NEW_CELL_MODELS
+    from telemetry.models import CELL_MODELS
 
     counts: dict[str, int] = {}
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
-        for model in NEW_CELL_MODELS:
+        for model in CELL_MODELS:
             names = [spec.column for spec in model._meta.concrete_fields if not spec.primary_key]
             table = sql.Identifier(model._meta.db_table)
             earlier = [
