@@ -16,7 +16,7 @@ from django.db import connection
 from fleet.lib.clock import now
 from telemetry.insight import queries
 from telemetry.insight.window import Window
-from telemetry.models import CONTENT_MODELS, EVENT_MODELS, NEW_CELL_MODELS, FirstSeen
+from telemetry.models import CELL_MODELS, CONTENT_MODELS, EVENT_MODELS, FirstSeen
 from telemetry.rollup.fill import fill_pending
 from telemetry.store.erase import erase_install
 from telemetry.store.partitions import AHEAD_DAYS, PARENTS, Partition, existing_partitions
@@ -35,7 +35,7 @@ ACROSS_INSTALLS = {
     "telemetry_installboard": "a board of the whole fleet or a group",
     **{
         model._meta.db_table: "sums of a group, not of an install"
-        for model in NEW_CELL_MODELS
+        for model in CELL_MODELS
         if model.__name__ != "InstallCell"
     },
     **{

@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from fleet.lib.clock import datetime_to_ns, now
 from telemetry.ingest.otlp_traces import TraceFacts, is_same, merged, run_row, said_from_json
 from telemetry.models import (
-    NEW_CELL_MODELS,
+    CELL_MODELS,
     ErrorEvent,
     IngestBatch,
     ModelCall,
@@ -64,7 +64,7 @@ def stored_run() -> dict[str, object]:
 def test_any_cut_order_and_repetition_of_a_trace_gives_the_same_run_and_sums(seed: int) -> None:
     for model in (Run, ModelCall, ToolCall, ErrorEvent, OtlpTrace, IngestBatch):
         model._default_manager.all().delete()
-    for model in (*NEW_CELL_MODELS, ReplacedRun, TouchedHour):
+    for model in (*CELL_MODELS, ReplacedRun, TouchedHour):
         model._default_manager.all().delete()
     spans, rng = trace(recent_ns(2 * 3600)), random.Random(seed)
     sent = [*spans, *rng.sample(spans, rng.randint(0, len(spans)))]
