@@ -404,6 +404,7 @@ class QuietInstall:
     usual_gap: timedelta
     longest_gap: timedelta
     active_days: int
+    is_silent: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from telemetry.store.cell_sums import PART, Cells
 
 TOP_SERIES: Final = 5
 """Models or classes with a colour of their own on a chart; the others are one."""
-TIMED_LINES: Final = 10
+TIMED_LINES: Final = 8
 """Lines that get percentiles unless a question asks for more: histograms are the dear part."""
 OTHER: Final = "other"
 TOKEN_FIELDS: Final = (

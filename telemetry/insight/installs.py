@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db.models import Max
 
-from fleet.lib.clock import now
+from fleet.lib.clock import floor_hour, now
 from telemetry.insight import boards
 from telemetry.insight.answers import (
     NUSD_PER_USD,
@@ -30,6 +30,8 @@ RHYTHM: Final = timedelta(days=30)
 RHYTHM_DAYS_MIN: Final = 3
 """Fewer active days are no rhythm."""
 SILENT_LINES: Final = 50
+SILENT_AFTER: Final = 1.5
+"""Longest gaps of its own: a weekend off makes nobody silent on Monday."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -84,7 +86,7 @@ def silence(scope: Scope, *, limit: int = SILENT_LINES) -> Silence:
     """Installs quieter than ever in the last 30 days, judged by the day; 2 queries."""
     end = scope.window.end
     moment = min(now(), end)
-    rhythms = read_rhythms((end - RHYTHM).replace(hour=0), end, scope.filters.group_id)
+    rhythms = read_rhythms((end - RHYTHM).replace(hour=0), end, group_id=scope.filters.group_id)
     judged = [rhythm for rhythm in rhythms if rhythm.active_days >= RHYTHM_DAYS_MIN]
     today = (moment - _EPOCH) // DAY
     quiet = sorted(
@@ -105,6 +107,16 @@ def silence(scope: Scope, *, limit: int = SILENT_LINES) -> Silence:
     )
 
 
+def install_rhythm(install_id: UUID) -> QuietInstall | None:
+    """One install's own rhythm over 30 days; None with too few days for one; 2 queries."""
+    moment = now()
+    end = floor_hour(moment) + HOUR
+    found = read_rhythms((end - RHYTHM).replace(hour=0), end, install_id=install_id)
+    if not found or found[0].active_days < RHYTHM_DAYS_MIN:
+        return None
+    return _quiet_install(found[0], _last_hours(found), moment)
+
+
 def first_seen(scope: Scope, *, limit: int = 50) -> tuple[FirstLine, ...]:
     """What the fleet had for the first time in the window, newest first; 1 query."""
     found = FirstSeen.objects.filter(
@@ -118,7 +130,7 @@ def first_seen(scope: Scope, *, limit: int = 50) -> tuple[FirstLine, ...]:
 def _is_silent(rhythm: Rhythm, today: int) -> bool:
     """More than a day quiet, and for half as long again as ever."""
     quiet_days = today - rhythm.last_day
-    return quiet_days > 1 and quiet_days > rhythm.longest_gap_days * 1.5
+    return quiet_days > 1 and quiet_days > rhythm.longest_gap_days * SILENT_AFTER
 
 
 def _last_hours(rhythms: Iterable[Rhythm]) -> dict[UUID, datetime]:
@@ -148,6 +160,7 @@ def _quiet_install(
         usual_gap=(rhythm.last_day - rhythm.first_day) * DAY / gaps,
         longest_gap=rhythm.longest_gap_days * DAY,
         active_days=rhythm.active_days,
+        is_silent=_is_silent(rhythm, (moment - _EPOCH) // DAY),
     )
 
 

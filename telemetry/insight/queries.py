@@ -13,6 +13,7 @@ from telemetry.insight.installs import (
     first_seen,
     install_activity,
     install_days,
+    install_rhythm,
     installs,
     silence,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "heat",
     "install_activity",
     "install_days",
+    "install_rhythm",
     "installs",
     "models",
     "overview",

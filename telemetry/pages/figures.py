@@ -10,8 +10,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from fleet.console import charts
-from fleet.templatetags.fleet_format import money, words
-from telemetry.insight.answers import Errors, Models, Runs, Scope, Tools
+from fleet.templatetags.fleet_format import compact, money, words
+from telemetry.insight.answers import Errors, InstallLine, Models, Runs, Scope, Tools
 
 WARN_RATE: Final = 0.03
 BAD_RATE: Final = 0.06
@@ -51,7 +51,7 @@ def cost_over_time(found: Runs) -> SafeString:
             _("Known cost, USD"),
             _moments(found.scope),
             (series,),
-            show=money,
+            show=_axis_usd,
             show_exact=money,
             whole=False,
         )
@@ -93,6 +93,27 @@ def failed_runs_over_time(found: Runs) -> SafeString:
     failed = [point.failed_runs for point in found.series]
     series = [_series(found.scope, _("Failed runs"), failed, "bad", "area")]
     return charts.line_chart(_chart(found.scope, "failed", _("Failed runs"), series))
+
+
+def install_over_time(days: Sequence[tuple[datetime, InstallLine]]) -> SafeString:
+    """One install's runs a day, and those that failed."""
+    # The first day began before the window.
+    shown = days[1:]
+    series = (
+        charts.Series(_("Runs"), tuple(float(line.runs) for _at, line in shown), "1", "area"),
+        charts.Series(
+            _("Failed runs"), tuple(float(line.failed_runs) for _at, line in shown), "bad"
+        ),
+    )
+    moments = tuple(at for at, _line in shown)
+    return charts.line_chart(
+        charts.TimeChart("install-activity", _("Runs and failures"), moments, series)
+    )
+
+
+def _axis_usd(value: float | None) -> str:
+    """Dollars, short enough for an axis on a phone."""
+    return f"${compact(value)}"
 
 
 def _chart(

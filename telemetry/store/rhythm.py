@@ -29,11 +29,23 @@ class Rhythm:
     longest_gap_days: int
 
 
-def read_rhythms(start: datetime, end: datetime, group_id: int | None = None) -> list[Rhythm]:
-    """Every install that was active on a day in ``[start, end)``, from day cells."""
+def read_rhythms(
+    start: datetime,
+    end: datetime,
+    *,
+    group_id: int | None = None,
+    install_id: UUID | None = None,
+) -> list[Rhythm]:
+    """Every install, or one, that was active on a day in ``[start, end)``, from day cells."""
     quote = connection.ops.quote_name
     bounds = [connection.ops.adapt_datetimefield_value(moment) for moment in (start, end)]
-    chosen = "" if group_id is None else " AND group_id = %s"
+    chosen, values = "", []
+    if group_id is not None:
+        chosen, values = " AND group_id = %s", [group_id]
+    if install_id is not None:
+        spec = InstallCell._meta.get_field("install_id")
+        chosen += " AND install_id = %s"
+        values.append(spec.get_db_prep_value(install_id, connection))
     gap = "day - LAG(day) OVER (PARTITION BY install_id ORDER BY day)"
     with connection.cursor() as cursor:
         cursor.execute(
@@ -44,7 +56,7 @@ def read_rhythms(start: datetime, end: datetime, group_id: int | None = None) ->
             f"WHERE unit = %s AND at >= %s AND at < %s{chosen} "
             "AND run_count + model_call_count + tool_call_count + error_count > 0"
             ") d) g GROUP BY install_id",
-            [Unit.DAY.value, *bounds, *([] if group_id is None else [group_id])],
+            [Unit.DAY.value, *bounds, *values],
         )
         return [
             Rhythm(row[0] if isinstance(row[0], UUID) else UUID(row[0]), *map(int, row[1:]))

@@ -109,6 +109,10 @@ class Maker:
             for event in run.events:
                 yield self._made(event, _end_ns(event), is_new=True)
 
+    def warm_up(self) -> None:
+        """Make the runs that are under way when life begins, ahead of the first ``life``."""
+        self._begin_runs(self._begins_ns)
+
     def life(self, until_ns: int) -> list[Made]:
         """The rows that came into being since the last call, up to and with ``until_ns``."""
         self._begin_runs(until_ns)

@@ -37,6 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--connections", type=int, default=64, help="kept alive at most")
         parser.add_argument("--url", default="", help="default: this console")
         parser.add_argument("--token", default="", help="of another console; - reads it from stdin")
+        parser.add_argument("--insecure-http", action="store_true", help="no TLS beyond loopback")
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
         parser.add_argument("--remove", action="store_true", help="delete all simulated installs")
         parser.add_argument("--yes", action="store_true", help="with --remove: do not ask")
@@ -98,7 +99,8 @@ def _passed_on(options: Mapping[str, object]) -> list[str]:
     """The crowd's own options."""
     words = [f"--{name}={options[name]}" for name in PASSED_ON]
     words += [f"--base={options['base']}"] if options["base"] else []
-    return words + (["--always-on"] if options["always_on"] else [])
+    flags = [name for name in ("always_on", "insecure_http") if options[name]]
+    return words + [f"--{name.replace('_', '-')}" for name in flags]
 
 
 def _told(report: Mapping[str, object]) -> str:
