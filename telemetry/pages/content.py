@@ -23,7 +23,8 @@ from fleet.console.rendering import page
 from fleet.lib.clock import now
 from fleet.lib.sql import transaction_lock
 from fleet.models import ChangeRecord, Install
-from telemetry.models import ContentMessage, ContentSession, IngestBatch
+from telemetry.models import ContentMessage, ContentSession, IngestBatch, Run
+from telemetry.models.content import VIEW_TRAJECTORY
 
 PAGE_MESSAGES: Final = 50
 READ: Final = "read_content"
@@ -157,3 +158,12 @@ def _batch_of(session: ContentSession) -> IngestBatch | None:
         .defer("receipt")
         .first()
     )
+
+
+def has_content(request: HttpRequest, run: Run) -> bool:
+    """Whether a run's session has content that this person may ask for."""
+    if not run.session_id or not request.user.has_perm(VIEW_TRAJECTORY):
+        return False
+    return ContentSession.objects.filter(
+        install_id=run.install_id, session_id=run.session_id
+    ).exists()

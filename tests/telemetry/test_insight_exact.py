@@ -20,8 +20,8 @@ from telemetry.insight.calls import TOKEN_FIELDS
 from telemetry.insight.filters import Filters
 from telemetry.insight.window import HOUR, Window
 from telemetry.models import (
+    CELL_MODELS,
     EVENT_MODELS,
-    NEW_CELL_MODELS,
     ErrorEvent,
     EventRow,
     FillState,
@@ -117,7 +117,7 @@ FILTERS = st.builds(
 
 def store(fleet: Rows) -> None:
     """The rows of a fleet through the real ingest, folded; nothing else is there."""
-    for model in (*EVENT_MODELS, *NEW_CELL_MODELS, FillState, FirstSeen, TouchedHour):
+    for model in (*EVENT_MODELS, *CELL_MODELS, FillState, FirstSeen, TouchedHour):
         model._default_manager.all().delete()
     for number, install_id in enumerate(INSTALLS):
         records = [
@@ -236,14 +236,14 @@ def check_calls(found: Overview, window: Window, filters: Filters) -> None:
         if filters.tool_name in {"", shown(call.tool_name)}
     ]
     assert sum(found.tools.call_series) == found.tools.calls.value == len(tools)
-    for line in found.tools.lines:
-        of_line = [call for call in tools if shown(call.tool_name) == line.tool_name]
-        results = Counter(call.result_class for call in of_line)
+    for tool in found.tools.lines:
+        of_tool = [call for call in tools if shown(call.tool_name) == tool.tool_name]
+        results = Counter(call.result_class for call in of_tool)
         failures = results["error"] + results["timeout"] + results["blocked"]
-        assert (line.calls, line.failures) == (len(of_line), failures)
-        assert (line.timeouts, line.blocked) == (results["timeout"], results["blocked"])
-        assert line.denied == sum(call.approval == "denied" for call in of_line)
-        assert near(line.duration, (c.duration_ms for c in of_line if c.duration_ms is not None))
+        assert (tool.calls, tool.failures) == (len(of_tool), failures)
+        assert (tool.timeouts, tool.blocked) == (results["timeout"], results["blocked"])
+        assert tool.denied == sum(call.approval == "denied" for call in of_tool)
+        assert near(tool.duration, (c.duration_ms for c in of_tool if c.duration_ms is not None))
     errors = inside(ErrorEvent, window, filters.group_id)
     classes = Counter((shown(error.error_class), shown(error.subsystem)) for error in errors)
     lines = {(line.error_class, line.subsystem): line.errors for line in found.errors.lines}
