@@ -3,7 +3,7 @@
 One line is ``{"_kind": <table>, "seq": n, <columns>}``; a table's lines in a file
 written here are what ``push`` sends, byte for byte. Nothing but the contract's
 columns can leave. The host's sessions follow, with content only behind the
-trajectories gate; they are never pushed.
+trajectories gate; ``content`` pushes them behind a gate of its own.
 """
 
 from __future__ import annotations

@@ -134,6 +134,23 @@ def sessions(
                 yield Session(last, {name: row.fields.get(name) for name in wanted})
 
 
+def session_at(connection: sqlite3.Connection, session_id: str) -> Session | None:
+    """A session by its id, with its title; None without it. Errors: sqlite3.Error."""
+    found = connection.execute("SELECT rowid FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    wanted: dict[str, Kind] = {**SESSION_COLUMNS, "title": "content"}
+    present = columns_of(connection, "sessions")
+    kinds = {name: kind for name, kind in wanted.items() if name in present}
+    row = None if found is None else _row(connection, "sessions", found[0], kinds)
+    return None if row is None else Session(found[0], dict(row.fields))
+
+
+def message_at(connection: sqlite3.Connection, rowid: int) -> Fields | None:
+    """A message by its row number; None without it. Errors: sqlite3.Error."""
+    present = columns_of(connection, "messages")
+    kinds = {name: kind for name, kind in MESSAGE_COLUMNS.items() if name in present}
+    return _row(connection, "messages", rowid, kinds)
+
+
 def messages(connection: sqlite3.Connection, session: Session) -> Iterator[Fields]:
     """A session's messages in the order they were stored. Errors: sqlite3.Error."""
     present = columns_of(connection, "messages")

@@ -1,6 +1,6 @@
 """Push to the operator's console: each plane that may leave, one after the other, under one lock.
 
-Before anything else, what a closed gate of the aggregate plane left waiting is deleted. A plane
+Before anything else, what a consent that ended left waiting is deleted. A plane
 that the console does not take stops no other; a console that cannot be spoken to stops all.
 """
 
@@ -19,7 +19,7 @@ from agent_client.http import Transport
 from agent_client.outbox import push_dir, read_outbox
 from agent_client.policy.posture import resolve
 from agent_client.progress import load_progress, outcome_state
-from agent_client.push_planes import PLANES, Sender, withdraw_aggregate
+from agent_client.push_planes import CONSENTED, PLANES, Sender, withdraw, withdrawn
 from agent_client.push_send import (
     CHANCE,
     EXIT_CLOSED,
@@ -109,13 +109,15 @@ def _all_closed(gate: Gate) -> PushResult:
 
 
 def _withdraw(home: Path) -> None:
-    """No push begins: delete what waits all the same, if the aggregate gate is shut."""
-    if resolve(config.load(home)).may_upload_aggregate() or not push_dir(home).exists():
+    """No push begins: delete what waits all the same, of the planes whose gate is shut."""
+    planes = withdrawn(resolve(config.load(home)))
+    if not planes or not push_dir(home).exists():
         return
     with exclusive_lock(push_dir(home) / "lock") as is_held:
         if is_held:
             with Store(home) as store:
-                withdraw_aggregate(home, store)
+                for plane in planes:
+                    withdraw(home, store, plane)
 
 
 @dataclass(slots=True)
@@ -130,8 +132,9 @@ class _Run:
     on_batch: Callable[[PushResult], None] | None
 
     def push(self, *, max_batches: int, force: bool) -> PushResult:
-        if "aggregate" in self.gate.closed:
-            withdraw_aggregate(self.home, self.store)
+        for plane in CONSENTED:
+            if plane in self.gate.closed:
+                withdraw(self.home, self.store, plane)
         now_ns = self.timing.clock_ns()
         progress = load_progress(self.store, self.gate.credential.fleet_id)
         wait_ns = progress.not_before_ns - now_ns
@@ -163,7 +166,7 @@ class _Run:
                 on_batch=self.on_batch,
             )
             ended[name] = plane.push(max_batches=max_batches, force=force)
-            if ended[name].status == "closed" and name == "aggregate":
+            if ended[name].status == "closed" and name in CONSENTED:
                 self._withdrawn_meanwhile()
             if ended[name].status not in _OF_ONE_PLANE and ended[name].reason != "bad_receipt":
                 break
@@ -171,8 +174,8 @@ class _Run:
 
     def _withdrawn_meanwhile(self) -> None:
         """The gate was open when the push began: what was encoded since goes as well."""
-        if not resolve(config.load(self.home)).may_upload_aggregate():
-            withdraw_aggregate(self.home, self.store)
+        for plane in withdrawn(resolve(config.load(self.home))):
+            withdraw(self.home, self.store, plane)
 
     def _asked_to_wait(self, left_s: float) -> PushResult:
         pending = sum(

@@ -4,7 +4,8 @@ Local: every row past the cursor, from the first one on. Aggregate: one summary 
 moment on at which a push first saw the consent: a run that began before it is never summed up for
 anybody, and neither is one that began before a withdrawal was followed by a new consent. The
 record's id is the run's: a run whose row changes later (its cost arrives) is sent again under it,
-with a higher ``seq``, and the console keeps the later one. Trajectories: not in this version.
+with a higher ``seq``, and the console keeps the later one. Trajectories: the host's messages, from
+the moment on at which a push first saw both keys of the gate: nothing that was said before leaves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 
 from agent_client import health
 from agent_client.config import ClientConfig
+from agent_client.content import content_batch, count_messages, last_message
 from agent_client.contract.aggregate import Heartbeat
 from agent_client.export import MAX_BATCH_BYTES, Batch, next_batch
 from agent_client.outbox import Outbox, encode_outbox, new_batch_id, purge_outbox
@@ -27,9 +29,9 @@ from agent_client.store import Store
 
 MAX_BATCH_RUNS: Final = 1_000
 """Two to three hundred bytes each, as a rule; hostile ones are held by MAX_BATCH_BYTES."""
-TRAJECTORIES_CLOSED: Final = "content is not pushed to a console in this version"
 _SINCE: Final = "push.aggregate.since_ns"
 _HEARTBEAT: Final = "push.aggregate.heartbeat"
+_CONTENT_SINCE: Final = "push.trajectories.since_ns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Sender:
         return {
             "consent_state": self.posture.consent_state,
             "allow_aggregate": self.posture.allow_aggregate,
-            "trajectories": self.posture.trajectories_enabled,
+            "trajectories": self.posture.may_upload_trajectories(),
             "policy_version": load_state(self.home).applied.bundle_version,
         }
 
@@ -84,7 +86,8 @@ def closed_planes(settings: ClientConfig, posture: Posture) -> dict[str, str]:
         source = settings.source(f"telemetry.{key}")
         closed["aggregate"] = f"telemetry.{key} is {value} ({source})"
     if not posture.may_upload_trajectories():
-        closed["trajectories"] = TRAJECTORIES_CLOSED
+        key = "export.console.content" if posture.trajectories_enabled else "trajectories.enabled"
+        closed["trajectories"] = f"telemetry.{key} is off ({settings.source(f'telemetry.{key}')})"
     return closed
 
 
@@ -186,10 +189,88 @@ class AggregatePlane:
         return pending_count(store.connection, cursor, since_ns=since_ns)
 
 
-PLANES: Final[Mapping[str, Plane]] = {"local": LocalPlane(), "aggregate": AggregatePlane()}
+class ContentPlane:
+    """The host's messages with their content; only what was said under the consent."""
+
+    name = "trajectories"
+
+    def begin(self, store: Store, sender: Sender) -> None:
+        """Where no consent was seen before, begin now: after the newest message there is."""
+        newest = last_message(sender.home)
+        is_new = not _since_ns(store, sender.fleet_id, _CONTENT_SINCE)
+        if is_new or newest < load_progress(store, sender.fleet_id, self.name).cursor:
+            # The second: the host's database was made anew, and counts from one again.
+            store.state_set(
+                {
+                    _key(_CONTENT_SINCE, sender.fleet_id): str(sender.now_ns),
+                    cursor_key(sender.fleet_id, self.name): str(newest),
+                }
+            )
+
+    def is_current(self, store: Store, kept: Outbox) -> bool:
+        """Made under the consent that still holds, and without a receipt."""
+        receipt = load_progress(store, kept.fleet_id, self.name).receipt
+        is_acknowledged = receipt is not None and receipt.batch_id == kept.batch_id
+        since_ns = _since_ns(store, kept.fleet_id, _CONTENT_SINCE)
+        return kept.since_ns == since_ns and not is_acknowledged
+
+    def next_outbox(self, store: Store, sender: Sender, max_rows: int) -> Outbox | None:
+        """The messages past the cursor, scrubbed."""
+        since_ns = _since_ns(store, sender.fleet_id, _CONTENT_SINCE)
+        if not since_ns:
+            return None  # a preview before the first push: what it would begin with is yet to come
+        batch = content_batch(
+            sender.home,
+            load_progress(store, sender.fleet_id, self.name).cursor,
+            max_messages=max(1, max_rows // 2),  # a session's line for each, at worst
+            pii=sender.posture.content_redaction == "pii",
+        )
+        if batch is None:
+            return None
+        encoded = encode_outbox(
+            batch,
+            batch_id=new_batch_id(sender.now_ns),
+            fleet_id=sender.fleet_id,
+            install_id=sender.install_id,
+            consent=sender.consent(),
+            losses={},  # the local plane tells them, once
+            plane=self.name,
+        )
+        return replace(encoded, since_ns=since_ns)
+
+    def acknowledged(self, store: Store, kept: Outbox) -> dict[str, str]:
+        """Nothing but the cursor."""
+        return {}
+
+    def pending_count(self, store: Store, fleet_id: str) -> int:
+        """Messages past the cursor."""
+        if not _since_ns(store, fleet_id, _CONTENT_SINCE):
+            return 0
+        return count_messages(store.home, load_progress(store, fleet_id, self.name).cursor)
 
 
-def withdraw_aggregate(home: Path, store: Store | None) -> int:
+PLANES: Final[Mapping[str, Plane]] = {
+    "local": LocalPlane(),
+    "aggregate": AggregatePlane(),
+    "trajectories": ContentPlane(),
+}
+CONSENTED: Final[Mapping[str, tuple[str, ...]]] = {
+    AggregatePlane.name: (_SINCE, _HEARTBEAT),
+    ContentPlane.name: (_CONTENT_SINCE,),
+}
+"""Planes that an owner opens and may shut again, with what is remembered of the consent."""
+
+
+def withdrawn(posture: Posture) -> list[str]:
+    """The planes whose consent does not stand."""
+    stands = {
+        AggregatePlane.name: posture.may_upload_aggregate(),
+        ContentPlane.name: posture.may_upload_trajectories(),
+    }
+    return [name for name in CONSENTED if not stands[name]]
+
+
+def withdraw(home: Path, store: Store | None, plane: str) -> int:
     """What a closed gate does first: forget the cursor, delete what waits; files deleted.
 
     In this order: without a cursor the next consent begins anew, so that a batch whose file
@@ -197,9 +278,9 @@ def withdraw_aggregate(home: Path, store: Store | None) -> int:
     """
     try:
         if store is not None:
-            forget_state(store, AggregatePlane.name, _SINCE, _HEARTBEAT)
+            forget_state(store, plane, *CONSENTED[plane])
     finally:
-        deleted = purge_outbox(home, AggregatePlane.name)
+        deleted = purge_outbox(home, plane)
     return deleted
 
 
@@ -231,6 +312,6 @@ def _key(name: str, fleet_id: str) -> str:
     return f"{name}.{fleet_id}"
 
 
-def _since_ns(store: Store, fleet_id: str) -> int:
-    text = store.state_get(_key(_SINCE, fleet_id)) or ""
+def _since_ns(store: Store, fleet_id: str, name: str = _SINCE) -> int:
+    text = store.state_get(_key(name, fleet_id)) or ""
     return int(text) if text.isascii() and text.isdigit() else 0

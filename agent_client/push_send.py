@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_client import __version__, config
+from agent_client.content import MAX_BATCH_MESSAGES
 from agent_client.contract.aggregate import OTHER
 from agent_client.contract.wire import PATH_TELEMETRY, Receipt
 from agent_client.credential import Credential, load_credential
@@ -64,7 +65,11 @@ MAX_WAIT_S: Final = 60.0
 BLOCKED_RETRY_S: Final = 3600.0
 """A batch refused for good is tried again hourly: the console may have been mended."""
 
-MAX_ROWS: Final = {"local": MAX_BATCH_ROWS, "aggregate": MAX_BATCH_RUNS}
+MAX_ROWS: Final = {
+    "local": MAX_BATCH_ROWS,
+    "aggregate": MAX_BATCH_RUNS,
+    "trajectories": 2 * MAX_BATCH_MESSAGES,
+}
 
 CHANCE: Final = random.SystemRandom().random
 """Not the module's own generator: the host may have seeded that one."""
@@ -256,7 +261,7 @@ class PlanePush:
         return outbox
 
     def _set_aside(self, reason: str) -> None:
-        """Keep a batch that cannot be sent as evidence; of summaries none is kept."""
+        """Keep a batch that cannot be sent as evidence; of planes under consent none is kept."""
         if self.plane.name == "local":
             set_outbox_aside(self.home, reason)
         else:

@@ -10,12 +10,21 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from agent_client import config
 from agent_client.guard import never_raise
-from agent_client.push import CHANCE, EXIT_CLOSED, EXIT_CREDENTIAL, PushResult, Timing, push_once
+from agent_client.push import (
+    CHANCE,
+    EXIT_CLOSED,
+    EXIT_CREDENTIAL,
+    EXIT_LATER,
+    PushResult,
+    Timing,
+    push_once,
+)
 
 MAX_BATCHES: Final = 20
 """A round sends at most 100,000 rows, then lets the machine breathe."""
@@ -75,6 +84,10 @@ class BackgroundPusher:
     @never_raise("pusher")
     def _round(self) -> None:
         timing = Timing(sleep=self._pause)
+        if self.last is not None and self.last.exit_code == EXIT_LATER:
+            # A fleet that tries five times in seven seconds at each round comes back in a surge:
+            # an eighth of it would be waiting just then. One try a round keeps the fleet's phases.
+            timing = replace(timing, max_attempts=1)
         try:
             self.last = self._push(self._home, timing=timing, max_batches=MAX_BATCHES)
         except _StoppedError:

@@ -170,6 +170,17 @@ def simulate(chosen: argparse.Namespace, published_s: list[float]) -> dict[str, 
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        return _report_of(process, chosen, published_s)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _report_of(
+    process: subprocess.Popen[str], chosen: argparse.Namespace, published_s: list[float]
+) -> dict[str, object]:
     assert process.stderr is not None  # noqa: S101 -- asked for above
     assert process.stdout is not None  # noqa: S101 -- as above
     for line in process.stderr:

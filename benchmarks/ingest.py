@@ -1,15 +1,18 @@
 """Durable ingest over HTTP against raw COPY, alternated: `python -m benchmarks.ingest`.
 
 Reference (1.00): two connections COPY blocks that were encoded before into the same partitioned
-tables. Ours: gunicorn with two workers takes batches of 2,000 rows (gzip NDJSON, token checked,
-scrubbed, committed) from two clients. Both load the same rows, round about, tables emptied in
-between; the ratio is the figure, rows per second depend on the machine. CPU per row is that of the
-console's processes and their database sessions. Needs PostgreSQL: FLEET_BENCH_DATABASE_URL or the
-local server. Results go to benchmarks/results/ingest.json.
+tables. Ours: gunicorn with two workers takes batches of 2,000 rows (NDJSON under gzip and under
+zstd, token checked, scrubbed, committed) from two clients. Both load the same rows, round about,
+tables emptied in between; the ratio is the figure, rows per second depend on the machine. CPU a
+row is that of the console's processes and of their database sessions, apart and together. In the
+same run: every batch again under a new id (all rows are duplicates), other sizes of batches, and
+the naive twin, a DRF serializer and bulk_create (benchmarks.naive). Needs PostgreSQL:
+FLEET_BENCH_DATABASE_URL or the local server. Results go to benchmarks/results/ingest.json.
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
 import http.client
 import json
@@ -23,27 +26,30 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
+import zstandard
 from psycopg import sql
 
-ROUNDS = 5
+ROUNDS = int(os.environ.get("FLEET_BENCH_ROUNDS", "7"))
 BATCHES = 20
 BATCH_ROWS = 2000
 CLIENTS = 2
+SIZES = (200, 500, 5000)
 TABLES = ("telemetry_run", "telemetry_modelcall", "telemetry_toolcall", "telemetry_errorevent")
 RESULTS = Path(__file__).parent / "results" / "ingest.json"
 SERVER = os.environ.get("FLEET_BENCH_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 S = 1_000_000_000
 
 
-def make_batch(seed: int) -> bytes:
-    """NDJSON of BATCH_ROWS records: each run with 3 model calls, 3 tool calls, maybe an error."""
+def make_batch(seed: int, row_count: int = BATCH_ROWS) -> bytes:
+    """NDJSON of so many records: each run with 3 model calls, 3 tool calls, maybe an error."""
     from agent_client.contract.tables import BY_NAME
 
     rng = random.Random(seed)
@@ -51,10 +57,10 @@ def make_batch(seed: int) -> bytes:
 
     def add(kind: str, **values: object) -> None:
         whole = dict.fromkeys(BY_NAME[kind].column_names()) | values
-        record = {"_kind": kind, "seq": seed * BATCH_ROWS + len(lines) + 1, **whole}
+        record = {"_kind": kind, "seq": seed * row_count + len(lines) + 1, **whole}
         lines.append(json.dumps(record, separators=(",", ":")).encode())
 
-    while len(lines) < BATCH_ROWS:
+    while len(lines) < row_count:
         start_ns = time.time_ns() - rng.randrange(20 * 3600) * S
         run, trace = f"{rng.getrandbits(128):032x}", f"{rng.getrandbits(128):032x}"
         place = {"run_id": run, "trace_id": trace, "start_ns": start_ns, "end_ns": start_ns + S}
@@ -82,7 +88,7 @@ def make_batch(seed: int) -> bytes:
         if rng.random() < 0.2:
             span = f"{rng.getrandbits(64):016x}"
             add("tel_error_events", run_id=run, span_id=span, ts_ns=start_ns, error_class="auth")
-    return b"\n".join(lines[:BATCH_ROWS]) + b"\n"
+    return b"\n".join(lines[:row_count]) + b"\n"
 
 
 @contextmanager
@@ -146,8 +152,17 @@ def served() -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def push_all(port: int, token: str, bodies: list[bytes]) -> float:
-    """Seconds until every batch has its receipt."""
+def compressed(data: bytes, encoding: str) -> bytes:
+    """A body as it goes over the wire; both at their fastest level."""
+    if encoding == "zstd":
+        return zstandard.ZstdCompressor(level=1).compress(data)
+    return gzip.compress(data, 1)
+
+
+def push_all(
+    port: int, token: str, bodies: list[bytes], encoding: str = "gzip", *, is_new: bool = True
+) -> float:
+    """Seconds until every batch has its receipt; ``is_new``: no row of it may be a duplicate."""
 
     def push_some(first: int) -> None:
         for body in bodies[first::CLIENTS]:
@@ -158,13 +173,13 @@ def push_all(port: int, token: str, bodies: list[bytes]) -> float:
                 "Telemetry-Plane": "local",
                 "Telemetry-Schema": "1",
                 "Content-Type": "application/x-ndjson",
-                "Content-Encoding": "gzip",
+                "Content-Encoding": encoding,
             }
             connection.request("POST", "/api/v1/telemetry", body, headers)
             answer = connection.getresponse()
             text = answer.read()
             connection.close()
-            if answer.status != 200 or b'"duplicates":0' not in text:
+            if answer.status != 200 or (b'"duplicates":0' in text) != is_new:
                 raise SystemExit(f"push failed: {answer.status} {text[:300]!r}")
 
     begun = time.perf_counter()
@@ -215,54 +230,169 @@ def empty(url: str) -> None:
         connection.execute(f"TRUNCATE {', '.join(TABLES)}".encode())
 
 
-def cpu_seconds(root: subprocess.Popen[bytes], name: str) -> float:
-    """CPU of the console's workers and of the database sessions they hold; Linux, from /proc."""
-    ticks = 0
+def cpu_split(root: subprocess.Popen[bytes], name: str) -> tuple[float, float]:
+    """CPU seconds of the console's workers, and of the database's sessions; Linux, from /proc."""
+    console = sessions = 0.0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             title = (folder / "cmdline").read_bytes().decode(errors="replace")
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            is_session = title.startswith("postgres:") and name in title
+            if parent != root.pid and not is_session:
+                continue
+            spent_s = sum(
+                int((task / "schedstat").read_text().split()[0]) / 1e9
+                for task in (folder / "task").iterdir()
+            )
         except OSError:  # it ended meanwhile
             continue
-        is_worker = int(fields[1]) == root.pid
-        if is_worker or (title.startswith("postgres:") and name in title):
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+        if is_session:
+            sessions += spent_s
+        else:
+            console += spent_s
+    return console, sessions
+
+
+def cpu_seconds(root: subprocess.Popen[bytes], name: str) -> float:
+    """CPU seconds of the console's workers and of the database's sessions together."""
+    return sum(cpu_split(root, name))
+
+
+def spread(values: Sequence[float], digits: int = 2) -> dict[str, float]:
+    """The least, the middle and the most of some rounds."""
+    middle = statistics.median(values)
+    named = {"min": min(values), "median": middle, "max": max(values)}
+    return {name: round(value, digits) for name, value in named.items()}
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a way of loading cost, round by round."""
+
+    seconds: list[float] = field(default_factory=list)
+    console_us: list[float] = field(default_factory=list)
+    database_us: list[float] = field(default_factory=list)
+
+    def both_us(self) -> list[float]:
+        """Console and database together."""
+        return [sum(pair) for pair in zip(self.console_us, self.database_us, strict=True)]
+
+    def figures(self, rows: int) -> dict[str, object]:
+        """As it goes into the results; µs are CPU a row."""
+        return {
+            "rows_per_s": round(rows / statistics.median(self.seconds)),
+            "cpu_us_a_row": spread(self.both_us()),
+            "console_us_a_row": spread(self.console_us),
+            "database_us_a_row": spread(self.database_us),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A console that is served, and what is pushed to it."""
+
+    name: str
+    url: str
+    port: int
+    token: str
+    process: subprocess.Popen[bytes]
+
+    def measure(self, cost: Cost, rows: int, load: Callable[[], float]) -> None:
+        """Load once and add what it cost."""
+        before = cpu_split(self.process, self.name)
+        cost.seconds.append(load())
+        after = cpu_split(self.process, self.name)
+        cost.console_us.append((after[0] - before[0]) / rows * 1e6)
+        cost.database_us.append((after[1] - before[1]) / rows * 1e6)
+
+    def push(self, bodies: list[bytes], encoding: str = "gzip", *, is_new: bool = True) -> float:
+        """Seconds for all bodies."""
+        return push_all(self.port, self.token, bodies, encoding, is_new=is_new)
+
+
+def alternated(bench: Bench, batches: list[bytes]) -> dict[str, object]:
+    """Raw COPY, gzip, zstd, duplicates and the naive twin in turn."""
+    from benchmarks.naive import load_naively
+
+    rows = len(batches) * BATCH_ROWS
+    bodies = {name: [compressed(data, name) for data in batches] for name in ("gzip", "zstd")}
+    bench.push(bodies["gzip"])  # warms both workers and gives the blocks
+    blocks = encoded_blocks(bench.url)
+    costs = {name: Cost() for name in ("gzip", "zstd", "duplicates")}
+    copied: list[float] = []
+    naive_us: list[float] = []
+
+    def again() -> float:
+        return bench.push(bodies["zstd"], "zstd", is_new=False)
+
+    for _ in range(ROUNDS):
+        empty(bench.url)
+        copied.append(copy_all(bench.url, blocks))
+        for name, sent in bodies.items():
+            empty(bench.url)
+            bench.measure(costs[name], rows, functools.partial(bench.push, sent, name))
+        bench.measure(costs["duplicates"], rows, again)
+        empty(bench.url)
+        naive_us.append(load_naively(batches[:2]) / (2 * BATCH_ROWS) * 1e6)
+    found: dict[str, object] = {"copy_rows_per_s": round(rows / statistics.median(copied))}
+    for name, cost in costs.items():
+        ratios = [raw / ours for raw, ours in zip(copied, cost.seconds, strict=True)]
+        found[name] = {"ratio_to_copy": spread(ratios, 3), **cost.figures(rows)}
+    times = [slow / fast for slow, fast in zip(naive_us, costs["zstd"].both_us(), strict=True)]
+    found["serializer_and_bulk_create"] = {
+        "cpu_us_a_row": spread(naive_us),
+        "times_ours_zstd": spread(times, 1),
+    }
+    return found
+
+
+def by_size(bench: Bench) -> dict[str, object]:
+    """The cost of other sizes of batches, zstd, the same number of rows each."""
+    found: dict[str, object] = {}
+    for size in SIZES:
+        count = BATCHES * BATCH_ROWS // size
+        sent = [compressed(make_batch(seed, size), "zstd") for seed in range(count)]
+        cost = Cost()
+        for _ in range(3):
+            empty(bench.url)
+            bench.measure(cost, count * size, functools.partial(bench.push, sent, "zstd"))
+        found[str(size)] = cost.figures(count * size)
+    return found
+
+
+def machine() -> dict[str, object]:
+    """On what this was measured."""
+    with psycopg.connect(SERVER) as connection:
+        version = connection.execute("SHOW server_version").fetchone()
+        settings = connection.execute(
+            "SELECT name, setting FROM pg_settings WHERE name = ANY(%s) ORDER BY name",
+            [["fsync", "synchronous_commit", "wal_compression", "shared_buffers", "autovacuum"]],
+        ).fetchall()
+    return {
+        "cpus": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "postgresql": str(version[0]) if version else "",
+        "settings": dict(settings),
+    }
 
 
 def run(name: str, url: str) -> dict[str, object]:
     """All rounds; the figures."""
     _, token = prepare()
-    bodies = [gzip.compress(make_batch(seed), 1) for seed in range(BATCHES)]
-    rows = BATCHES * BATCH_ROWS
-    pushed: list[float] = []
-    copied: list[float] = []
-    cpu_us: list[float] = []
+    batches = [make_batch(seed) for seed in range(BATCHES)]
+    facts = machine()
     with served() as (port, process):
-        push_all(port, token, bodies)  # warms both workers and gives the blocks
-        blocks = encoded_blocks(url)
-        for _ in range(ROUNDS):
-            empty(url)
-            copied.append(copy_all(url, blocks))
-            empty(url)
-            before = cpu_seconds(process, name)
-            pushed.append(push_all(port, token, bodies))
-            cpu_us.append((cpu_seconds(process, name) - before) / rows * 1e6)
-    ratios = [raw / ours for raw, ours in zip(copied, pushed, strict=True)]
+        bench = Bench(name, url, port, token, process)
+        figures = alternated(bench, batches)
+        figures["by_batch_rows"] = by_size(bench)
     return {
-        "rows_a_round": rows,
+        "rows_a_round": BATCHES * BATCH_ROWS,
+        "batch_rows": BATCH_ROWS,
         "rounds": ROUNDS,
-        "copy_rows_per_s": round(rows / statistics.median(copied)),
-        "http_rows_per_s": round(rows / statistics.median(pushed)),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-        "cpu_us_a_row": round(statistics.median(cpu_us), 1),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load": [round(load, 1) for load in os.getloadavg()],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        **figures,
+        "machine": facts,
     }
 
 
@@ -279,6 +409,7 @@ def main() -> None:
             "FLEET_RATE_INSTALL_ROWS_PER_MIN": "0",
             "FLEET_RATE_INSTALL_BYTES_PER_MIN": "0",
             "FLEET_LOG_LEVEL": "ERROR",
+            "FLEET_DB_CONN_AGE_S": "86400",  # a session that ends takes its CPU time with it
         }
         os.environ.pop("REDIS_URL", None)
         figures = run(name, url)

@@ -156,14 +156,14 @@ def repeat_cells() -> dict[str, int]:
 
     Of the hours only those at the window's edges: no question reads the others of a window before.
     """
-    from telemetry.models import NEW_CELL_MODELS
+    from telemetry.models import CELL_MODELS
 
     counts: dict[str, int] = {}
     start, end = window_now()
     edges = [start, start + timedelta(days=2), end - timedelta(days=2), end]
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
-        for model in NEW_CELL_MODELS:
-            names = [spec.attname for spec in model._meta.concrete_fields if not spec.primary_key]
+        for model in CELL_MODELS:
+            names = [spec.column for spec in model._meta.concrete_fields if not spec.primary_key]
             table = sql.Identifier(model._meta.db_table)
             earlier = [
                 sql.SQL("at - interval '31 days'") if name == "at" else sql.Identifier(name)

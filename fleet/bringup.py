@@ -228,7 +228,7 @@ def web_options(environ: Mapping[str, str]) -> tuple[str, ...]:
         settings.FLEET_BIND,
         *(() if environ.get("WEB_CONCURRENCY") else ("--workers", str(workers))),
         "--worker-class",
-        "gthread",
+        "fleet.web_worker.PatientWorker",
         "--threads",
         "4",
         "--timeout",

@@ -37,6 +37,9 @@ FLEET_MIN_CLIENT: Final = env.envstr(
     "FLEET_MIN_CLIENT", "0.1.0", pattern=r"\d{1,6}\.\d{1,6}\.\d{1,6}"
 )
 FLEET_RETENTION_DAYS: Final = env.envint("FLEET_RETENTION_DAYS", 90, minimum=1, maximum=3650)
+# Sums: of hours for this long, then of days.
+FLEET_HOURLY_DAYS: Final = env.envint("FLEET_HOURLY_DAYS", 35, minimum=2, maximum=3650)
+FLEET_DAILY_DAYS: Final = env.envint("FLEET_DAILY_DAYS", 400, minimum=2, maximum=36500)
 # Content (trajectories): nothing of it is taken in unless this console says so as well.
 FLEET_TRAJECTORIES: Final = env.envbool("FLEET_TRAJECTORIES", default=False)
 FLEET_CONTENT_RETENTION_DAYS: Final = env.envint(

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +38,9 @@ GROUPS: Final = {
 """The script's groups, by names that nobody takes for his own."""
 TOKEN_LIFE: Final = timedelta(hours=6)
 CHUNK: Final = 500
+SPOOL_WAIT_S: Final = 300.0
+"""The spool is drained every five seconds; more than this, and it holds more than our rows."""
+SPOOL_LOOK_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,19 @@ def telemetry_of(install_ids: Sequence[str], *options: str) -> dict[str, object]
     return found
 
 
+def wait_until_stored(install_ids: Sequence[str], say: Callable[[str], None]) -> int:
+    """Wait for what an overloaded console took into its spool; rows that are there after all."""
+    ends_s, spooled = time.monotonic() + SPOOL_WAIT_S, -1
+    while True:
+        found = int(str(telemetry_of(install_ids)["spooled"]))
+        if not found or time.monotonic() > ends_s:
+            return found
+        if found != spooled:
+            say(f"{found} rows wait in the spool")
+            spooled = found
+        time.sleep(SPOOL_LOOK_S)
+
+
 def remove_crowd() -> tuple[int, int]:
     """Delete every simulated install with all that is held of it; installs and event rows.
 
@@ -174,13 +191,15 @@ def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 class Verdict:
     """What the database says of a crowd's rows, each counted once.
 
-    ``made`` by the crowd's own count, ``held`` in the tables. ``lost``: made and acknowledged, but
-    not held. ``doubled``: held more than once. ``unexplained``: held, and not made by this run nor
-    by an earlier one of the same seed and base.
+    ``made`` by the crowd's own count, ``held`` in the tables. ``spooled``: acknowledged and still
+    on its way there. ``lost``: made and acknowledged, but neither. ``doubled``: held more than
+    once. ``unexplained``: held, and not made by this run nor by an earlier one of the same seed and
+    base; nor on its way, without a receipt, when the crowd was stopped.
     """
 
     made: int
     held: int
+    spooled: int
     lost: int
     doubled: int
     unexplained: int
@@ -188,7 +207,7 @@ class Verdict:
     @property
     def is_exact(self) -> bool:
         """Whether the database holds what the receipts say, once."""
-        return not (self.lost or self.doubled or self.unexplained)
+        return not (self.spooled or self.lost or self.doubled or self.unexplained)
 
 
 def judge_held(
@@ -196,12 +215,15 @@ def judge_held(
     held: Mapping[str, Mapping[str, int]],
     *,
     partly_rejected: int,
+    unsent: int,
+    spooled: int,
     was_there: bool,
 ) -> Verdict:
     """Compare what a crowd made with what is held of it. Pure.
 
     ``was_there``: rows of the same seed and base were held before, and may be more than this run's.
     ``partly_rejected``: rejected rows of batches that were taken otherwise; they may be any.
+    ``unsent``: rows without a receipt; some of them may have arrived.
     """
     lost = doubled = unexplained = made = total = 0
     for table in {*distinct, *held}:
@@ -210,4 +232,11 @@ def judge_held(
         doubled += found["rows"] - found["distinct"]
         lost += max(0, mine - found["distinct"])
         unexplained += 0 if was_there else max(0, found["distinct"] - mine)
-    return Verdict(made, total, max(0, lost - partly_rejected), doubled, unexplained)
+    return Verdict(
+        made=made,
+        held=total,
+        spooled=spooled,
+        lost=max(0, lost - partly_rejected - spooled),
+        doubled=doubled,
+        unexplained=max(0, unexplained - unsent),
+    )

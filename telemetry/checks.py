@@ -56,20 +56,29 @@ def check_rollup_lag(
     databases: Sequence[str] | None = None,
     **_: object,
 ) -> list[checks.CheckMessage]:
-    """telemetry.W002: touched hours wait too long; telemetry.W003: retention waits for them."""
-    from telemetry.models import TouchedHour
+    """telemetry.W002: sums lag; W003: retention waits for them; W004: what cannot be added."""
+    from telemetry.rollup.lag import failed_batches, lag_s
     from telemetry.store.retention import current_plan
 
     if not databases or not _has_tables():
         return []
     found: list[checks.CheckMessage] = []
-    oldest = TouchedHour.objects.order_by("touched_at").values_list("touched_at", flat=True).first()
-    if oldest is not None and now() - oldest > MAX_LAG:
+    lag = lag_s() or 0.0
+    if lag > MAX_LAG.total_seconds():
         found.append(
             checks.Warning(
-                f"Rollups lag: an hour touched at {oldest:%Y-%m-%d %H:%M} UTC is not filled.",
+                f"Rollups lag: a batch of {lag / 60:.0f} minutes ago is not in the sums.",
                 hint="See that worker and beat run, or run `manage.py telemetry_rollup`.",
                 id="telemetry.W002",
+            )
+        )
+    failed = failed_batches()
+    if failed:
+        found.append(
+            checks.Warning(
+                f"{failed} batches could not be added to the sums; their rows are kept.",
+                hint="Run `manage.py telemetry_rollup`; if they stay, `--hour` makes it again.",
+                id="telemetry.W004",
             )
         )
     held = {partition.day for partition in current_plan().held}

@@ -166,18 +166,22 @@ def result_text(result: PushResult) -> str:
 
 
 def _ends(result: PushResult) -> list[str]:
-    """How a push ended: in one line, or a line a plane when the aggregate one had its turn too."""
-    part = result.planes.get("aggregate")
+    """How a push ended: in one line, or a line a plane when another than the local had its turn."""
+    names = {"local": "records", "aggregate": "summaries", "trajectories": "content"}
     # What a key shuts on this machine is no news: the owner set it.
-    is_shut = part is None or (part.status == "closed" and part.detail.startswith("telemetry."))
-    had_a_turn = [] if is_shut else [result.planes[name] for name in ("local", "aggregate")]
-    if all(plane.status == "nothing" for plane in had_a_turn):
+    had_a_turn = {
+        name: part
+        for name in names
+        if (part := result.planes.get(name)) is not None
+        and (name == "local" or not _is_shut_here(part))
+    }
+    if len(had_a_turn) < 2 or all(part.status == "nothing" for part in had_a_turn.values()):
         return [result_text(result)]
-    names = ("records", "summaries")
-    return [
-        f"{name + ':':<10} {result_text(plane)}"
-        for name, plane in zip(names, had_a_turn, strict=True)
-    ]
+    return [f"{names[name] + ':':<10} {result_text(part)}" for name, part in had_a_turn.items()]
+
+
+def _is_shut_here(part: PushResult) -> bool:
+    return part.status == "closed" and part.detail.startswith("telemetry.")
 
 
 def _advice(result: PushResult) -> list[str]:

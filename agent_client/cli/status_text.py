@@ -91,7 +91,10 @@ def _leaving(status: Status) -> Iterator[Line]:
     if posture.may_upload_aggregate() and status.credential is not None:
         yield "", _summaries_sent(status)
     source = _source(status, "telemetry.trajectories.enabled")
-    if posture.trajectories_enabled:
+    if posture.may_upload_trajectories():
+        where = _source(status, "telemetry.export.console.content")
+        yield "trajectories", _on(f"content may be exported {source} and is pushed {where}")
+    elif posture.trajectories_enabled:
         yield "trajectories", _on(f"content may be exported to your own places {source}")
     else:
         yield "trajectories", _off(f"no message content leaves {source}")

@@ -179,6 +179,14 @@ TELEMETRY_KEYS: Final[tuple[PolicyKey, ...]] = (
         loosens=(True,),
     ),
     PolicyKey(
+        "telemetry.export.console.content",
+        "bool",
+        default=False,
+        help="Push the content of sessions, too; needs telemetry.trajectories.enabled as well.",
+        plane="trajectories",
+        loosens=(True,),
+    ),
+    PolicyKey(
         "telemetry.export.console.endpoint",
         "url",
         default=None,

@@ -22,17 +22,18 @@ class Posture:
     content_redaction: str = "none"
     console_enabled: bool = False
     console_endpoint: str = ""
+    console_content: bool = False
 
     def may_upload_aggregate(self) -> bool:
         """The gate of the aggregate plane: the operator allows it and the user opted in."""
         return self.allow_aggregate and self.consent_state == "aggregate"
 
     def may_upload_trajectories(self) -> bool:
-        """The gate of content on the way to a console: shut in this version, whatever is set.
+        """The gate of content on the way to the console: two keys, each off by default.
 
-        ``trajectories_enabled`` unlocks the export to the owner's own destinations only.
+        ``trajectories_enabled`` alone unlocks the export to the owner's own destinations only.
         """
-        return False
+        return self.trajectories_enabled and self.console_content
 
 
 def resolve(config: ClientConfig | Mapping[str, object]) -> Posture:
@@ -61,6 +62,7 @@ def resolve(config: ClientConfig | Mapping[str, object]) -> Posture:
         trajectories_enabled=value("trajectories.enabled") is True,
         content_redaction=str(value("content_redaction")),
         console_enabled=value("export.console.enabled") is True,
+        console_content=value("export.console.content") is True,
         console_endpoint=str(value("export.console.endpoint") or ""),
     )
 

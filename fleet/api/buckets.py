@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import redis
@@ -103,6 +103,19 @@ def take(who: str, *wanted: Want, is_forced: bool = False) -> Level:
 
     Never raises.
     """
+    limited = [want for want in wanted if want.quota.per_minute]
+    if not limited:
+        return Level(is_taken=True, wait_s=0.0, backlogs_s=(0.0,) * len(wanted))
+    level = _take(who, limited, is_forced=is_forced)
+    backlogs = iter(level.backlogs_s)
+    return replace(
+        level,
+        # A debt from before the limit was lifted holds nobody up.
+        backlogs_s=tuple(next(backlogs) if want.quota.per_minute else 0.0 for want in wanted),
+    )
+
+
+def _take(who: str, wanted: Sequence[Want], *, is_forced: bool) -> Level:
     keys = [f"{want.quota.name}:{who}" for want in wanted]
     costs = [want.costs() for want in wanted]
     if settings.REDIS_URL and time.monotonic() >= _Shared.rest_until_s:

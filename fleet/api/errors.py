@@ -60,12 +60,16 @@ def problem_response(problem: ApiProblem, request: HttpRequest | Request | None)
         "instance": request_id_of(plain) if plain is not None else "",
         "code": problem.code,
     }
-    return HttpResponse(
+    answer = HttpResponse(
         json.dumps(document).encode("utf-8"),
         status=problem.status_code,
         content_type=MEDIA_PROBLEM,
         headers={"Cache-Control": "no-store", **problem.headers},
     )
+    if problem.status_code == 429:
+        # One line of request_finished is enough: who floods us must not flood the log twice over.
+        answer._has_been_logged = True  # type: ignore[attr-defined]  # noqa: SLF001  # Django's own mark
+    return answer
 
 
 def problem_handler(error: Exception, context: Mapping[str, object]) -> HttpResponse:

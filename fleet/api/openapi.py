@@ -28,13 +28,24 @@ _OBJECT: Final = {
 }
 
 
+_PROTOBUF: Final = "application/x-protobuf"
+_STATUS: Final = {"type": "object", "description": "A google.rpc.Status."}
+
+
 def add_problems(result: dict[str, Any], **_: object) -> dict[str, Any]:  # Any: an OpenAPI document
     """Document 4XX and 503 of every operation. A hook of drf-spectacular."""
     result.setdefault("components", {}).setdefault("schemas", {})[PROBLEM] = _OBJECT
-    content = {MEDIA_PROBLEM: {"schema": {"$ref": f"#/components/schemas/{PROBLEM}"}}}
+    problem = {MEDIA_PROBLEM: {"schema": {"$ref": f"#/components/schemas/{PROBLEM}"}}}
+    # OpenTelemetry wants a refusal in the type of its request.
+    status = {
+        _PROTOBUF: {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {"schema": _STATUS},
+    }
     for path in result.get("paths", {}).values():
         for operation in path.values():
             answers = operation["responses"]
+            is_otlp = _PROTOBUF in operation.get("requestBody", {}).get("content", {})
+            content = status if is_otlp else problem
             answers.setdefault("4XX", {"description": "Refused.", "content": content})
             answers.setdefault(
                 "503", {"description": "Not now.", "content": content, "headers": _HEADERS}

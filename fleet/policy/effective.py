@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 from agent_client.contract.policy_keys import KEYS
-from fleet.models import Install, PolicyBundle
+from fleet.models import Install, PolicyBundle, PolicyTarget
 from fleet.policy.serve import target_of
 
 Source = Literal["fleet", "group", "default"]
@@ -50,7 +50,11 @@ def effective_values(install: Install) -> dict[str, EffectiveValue]:
 
 def mandatory_values(install: Install) -> dict[str, object]:
     """The bound keys of an install and their values: what gates a plane on the console."""
-    target = target_of(install)
+    return mandatory_of(target_of(install))
+
+
+def mandatory_of(target: PolicyTarget | None) -> dict[str, object]:
+    """The same of the install's target, for who has it at hand."""
     if target is None:
         return {}
     return {

@@ -59,14 +59,18 @@ def target_of(install: Install) -> PolicyTarget | None:
     return _newest_target(EVERYONE, install.group_id or EVERYONE)
 
 
-def assignment_for(install: Install, *, moment: datetime) -> Served | None:
+def assignment_for(
+    install: Install, *, moment: datetime, target: PolicyTarget | None = None
+) -> Served | None:
     """The assignment in force for an install; None before the first publish.
+
+    ``target``: what ``target_of`` just said, for who has it at hand.
 
     A new one is issued when the bundle changed or less than a quarter of its life is left.
     Its version rises by one; of two requests that race, the conditional UPDATE lets one
     issue and the other serve what that one issued.
     """
-    target = target_of(install)
+    target = target or target_of(install)
     if target is None:
         return None
     for _attempt in range(5):
@@ -79,9 +83,9 @@ def assignment_for(install: Install, *, moment: datetime) -> Served | None:
     raise RuntimeError("the assignment changed five times under one request")
 
 
-def served_etag(install: Install, *, moment: datetime) -> str:
+def served_etag(install: Install, *, moment: datetime, target: PolicyTarget | None = None) -> str:
     """The entity tag assignment_for would serve; the place where a cache will answer."""
-    served = assignment_for(install, moment=moment)
+    served = assignment_for(install, moment=moment, target=target)
     return served.etag if served else ETAG_NONE
 
 

@@ -44,7 +44,7 @@ def duration_ms(value: float | None) -> str:
 
 @register.filter
 def clock_words(skew_ms: float) -> str:
-    """ "clock 2.5 h ahead", "clock 4 min behind"."""
+    """As a person says it: clock 2.5 h ahead, clock 4 min behind."""
     took = duration_ms(abs(skew_ms))
     return _("clock %s ahead") % took if skew_ms > 0 else _("clock %s behind") % took
 

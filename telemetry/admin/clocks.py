@@ -23,16 +23,18 @@ def clock_note(install_id: UUID, rejected: object) -> str:
     if skew_ms > 0:
         return (
             _(
-                "This machine's clock is %s ahead of this console's, so rows of it seem to come from "
-                "the future and were refused. Set its clock: what it records from then on is taken in."
+                "This machine's clock is %s ahead of this console's, so rows of it seem to come "
+                "from the future and were refused. Set its clock: what it records from then on is "
+                "taken in."
             )
             % took
         )
     if skew_ms < 0:
         return (
             _(
-                "This machine's clock is %s behind this console's, so rows of it seem older than what "
-                "is kept and were refused. Set its clock: what it records from then on is taken in."
+                "This machine's clock is %s behind this console's, so rows of it seem older than "
+                "what is kept and were refused. Set its clock: what it records from then on is "
+                "taken in."
             )
             % took
         )

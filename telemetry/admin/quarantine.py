@@ -133,7 +133,7 @@ class ReplayableFilter(_ChoiceFilter):
         self, request: HttpRequest, model_admin: admin.ModelAdmin[QuarantinedLine]
     ) -> list[tuple[str, str]]:
         """Both."""
-        return [("yes", _("Can be replayed")), ("no", _("Was cut or scrubbed"))]
+        return [("yes", _("Can be replayed")), ("no", _("Not kept whole"))]
 
 
 @admin.register(QuarantinedLine)
@@ -223,7 +223,7 @@ class QuarantinedLineAdmin(FactAdmin):
         """Whether it can be judged again."""
         if item.is_replayable:
             return plain_label(_("possible"), "good")
-        return plain_label(_("cut or scrubbed"))
+        return plain_label(_("not kept whole"))
 
     @admin.action(description=gettext_lazy("Replay…"), permissions=["replay"])
     def replay(
@@ -234,7 +234,7 @@ class QuarantinedLineAdmin(FactAdmin):
         found = preview(choice)
         if not found.replayable:
             messages.warning(
-                request, _("None of them can be replayed: each was cut or scrubbed when it came.")
+                request, _("None of them can be replayed: none was kept as the agent sent it.")
             )
             return None
         if "confirmed" in request.POST and reason_of(request):
@@ -323,7 +323,7 @@ def replay_in_words(found: Preview) -> str:
         parts.append(_("The rest stays, with its new reason (%s).") % why)
     if found.total > found.replayable:
         parts.append(
-            _("%s more were cut or scrubbed when they came and are left out.")
+            _("%s more were not kept as the agent sent them and are left out.")
             % exact(found.total - found.replayable)
         )
     parts.append(_("Accepted lines are stored as a batch of their own and leave quarantine."))

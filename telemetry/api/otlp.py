@@ -28,7 +28,7 @@ from fleet.api.permissions import HasScope
 from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from telemetry.api import otlp_answers as answers
-from telemetry.api.limits import Meter
+from telemetry.api.limits import Meter, check_hold
 from telemetry.api.otlp_answers import MEDIA_JSON, MEDIA_PROTOBUF, Signal
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import ENCODINGS, Body, IngestError, Readable, read_body
@@ -76,6 +76,7 @@ class OtlpView(APIView):
         """Refuse a foreign method before anybody is asked who he is."""
         if request.method != "POST":
             raise MethodNotAllowed(str(request.method))
+        check_hold(request.headers.get("Authorization", ""))
         super().initial(request, *args, **kwargs)
 
     def get_exception_handler(self) -> Callable[[Exception, dict[str, Any]], HttpResponse]:
@@ -89,7 +90,7 @@ class OtlpView(APIView):
             media = _media_of(request)
             _check_plane(install)
             stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
-            meter = Meter(install.pk)
+            meter = Meter(install.pk, authorization=request.headers.get("Authorization", ""))
             meter.take_bytes(expected_bytes)
             with meter.turn():
                 body = _read(stream, expected_bytes, _encoding_of(request))

@@ -16,10 +16,10 @@ from fleet.api.authentication import InstallTokenAuthentication, install_of
 from fleet.api.errors import ApiProblem
 from fleet.api.permissions import HasScope
 from fleet.lib.clock import now
-from fleet.models import Install
-from fleet.policy.effective import mandatory_values
-from fleet.policy.serve import served_etag
-from telemetry.api.limits import Meter, rows_in
+from fleet.models import Install, PolicyTarget
+from fleet.policy.effective import mandatory_of
+from fleet.policy.serve import ETAG_NONE, served_etag, target_of
+from telemetry.api.limits import Meter, check_hold, rows_in
 from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
 from telemetry.ingest.decode import Body, IngestError, Readable, read_body
@@ -44,9 +44,10 @@ class BatchView(APIView):
     http_method_names = ["post"]
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
-        """Refuse a foreign method before anybody is asked who he is."""
+        """Refuse a foreign method, and who was told to wait, before anybody is asked who he is."""
         if request.method != "POST":
             raise MethodNotAllowed(str(request.method))
+        check_hold(request.headers.get("Authorization", ""))
         super().initial(request, *args, **kwargs)
 
     @extend_schema(
@@ -60,13 +61,14 @@ class BatchView(APIView):
         install = install_of(request)
         try:
             headers = read_headers(request.headers)
-            _check_plane(install, headers)
+            target = target_of(install)
+            _check_plane(install, headers, target)
             stream, expected_bytes = body_stream(request._request)  # noqa: SLF001 -- DRF has no other way to the stream
-            meter = Meter(install.pk)
+            meter = Meter(install.pk, authorization=request.headers.get("Authorization", ""))
             meter.take_bytes(expected_bytes)
             with meter.turn():
                 body = _read(stream, expected_bytes, headers)
-                header = _batch_header(install, request, headers)
+                header = _batch_header(install, request, headers, target)
                 _take_rows(meter, header, body)
                 outcome = receive_batch(header, body)
         except IngestError as error:
@@ -83,8 +85,8 @@ def _take_rows(meter: Meter, header: BatchHeader, body: Body) -> None:
         meter.refuse_rows(row_count)
 
 
-def _check_plane(install: Install, headers: PushHeaders) -> None:
-    bound = mandatory_values(install)
+def _check_plane(install: Install, headers: PushHeaders, target: PolicyTarget | None) -> None:
+    bound = mandatory_of(target)
     if not plane_is_open(install, headers.plane, consent=headers.consent, bound=bound):
         count_refusal(install.pk, headers.plane)
         raise IngestError("plane_closed", f"the {headers.plane} plane is closed for this install")
@@ -100,7 +102,10 @@ def _read(stream: Readable, expected_bytes: int | None, headers: PushHeaders) ->
     return body
 
 
-def _batch_header(install: Install, request: Request, headers: PushHeaders) -> BatchHeader:
+def _batch_header(
+    install: Install, request: Request, headers: PushHeaders, target: PolicyTarget | None
+) -> BatchHeader:
+    etag = served_etag(install, moment=now(), target=target) if target else ETAG_NONE
     return BatchHeader(
         install_id=install.pk,
         batch_id=headers.batch_id,
@@ -111,7 +116,7 @@ def _batch_header(install: Install, request: Request, headers: PushHeaders) -> B
         losses=headers.losses,
         first_seq=headers.first_seq,
         last_seq=headers.last_seq,
-        policy_etag=served_etag(install, moment=now()),
+        policy_etag=etag,
         group_id=install.group_id or NO_GROUP,
         clock_skew_ms=date_skew_ms(request.headers.get("Date", "")),
         content_pii=headers.plane != "trajectories" or scrubs_pii(install),

@@ -125,7 +125,7 @@ def _store(claimed: SpooledBatch) -> int | None:
         return None
     moment = now()
     payload = _without_expired(unpack(bytes(data)), moment)
-    hours = prepare_hours(payload.rows, payload.traces)
+    hours = prepare_hours(payload.rows, traces=payload.traces)
     stamp = Stamp(claimed.install_id, claimed.batch_id, moment, claimed.group_id)
     with transaction.atomic():
         mine = SpooledBatch.objects.select_for_update(skip_locked=True).defer("payload")

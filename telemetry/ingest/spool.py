@@ -27,6 +27,8 @@ from telemetry.models import IngestBatch, SpooledBatch
 from telemetry.store.summaries import Summary
 
 ZSTD_LEVEL: Final = 1
+_DESCRIBED: Final = b'{"otlp_span"'
+"""How a foreign span that was refused is described: see ``otlp_mapping``."""
 RATE_WINDOW: Final = timedelta(minutes=1)
 RETRY_UNKNOWN_S: Final = 60
 """When nothing was drained lately there is nothing to reckon with."""
@@ -86,9 +88,12 @@ def unpack(data: bytes) -> Payload:
 def quarantined_text(refused: Refused) -> QuarantinedText:
     """A refused line, scrubbed. It can be replayed when nothing of it was cut or changed."""
     text = scrub_raw(refused.raw)
-    # Of content nothing was kept, so there is nothing to replay.
-    is_whole = bool(refused.raw) and text.encode("utf-8", errors="surrogatepass") == refused.raw
-    return QuarantinedText(refused.line, refused.code, refused.detail, text, is_whole)
+    # Of content nothing is kept, of a foreign span a description: neither can be judged again.
+    is_line = refused.raw.startswith(b"{") and not refused.raw.startswith(_DESCRIBED)
+    is_whole = text.encode("utf-8", errors="surrogatepass") == refused.raw
+    return QuarantinedText(
+        refused.line, refused.code, refused.detail, text, is_replayable=is_line and is_whole
+    )
 
 
 def put(batch: IngestBatch, payload: Payload, group_id: int) -> None:

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("telemetry", "0006_content"),
+        ("telemetry", "0007_cells"),
     ]
 
     operations = [

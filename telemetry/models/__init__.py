@@ -7,7 +7,7 @@ from telemetry.models.batch import ClosedPlane, IngestBatch, InstallIntake, Quar
 from telemetry.models.boards import InstallBoard
 from telemetry.models.cells import (
     ALL_GROUPS,
-    NEW_CELL_MODELS,
+    CELL_MODELS,
     CostsCell,
     ErrorsCell,
     FirstSeen,
@@ -39,17 +39,7 @@ from telemetry.models.events import (
     ToolCall,
 )
 from telemetry.models.quarantine import QuarantineJob
-from telemetry.models.rollups import (
-    CELL_MODELS,
-    Cell,
-    ErrorCell,
-    FillState,
-    InstallHour,
-    ModelCell,
-    RunCell,
-    ToolCell,
-    TouchedHour,
-)
+from telemetry.models.rollups import FillState, TouchedHour
 from telemetry.models.spool import SpooledBatch
 from telemetry.models.trace import OtlpTrace
 
@@ -58,15 +48,12 @@ __all__ = [
     "CELL_MODELS",
     "CONTENT_MODELS",
     "EVENT_MODELS",
-    "NEW_CELL_MODELS",
     "AggregateRecord",
-    "Cell",
     "ClosedPlane",
     "ContentMessage",
     "ContentSession",
     "CostsCell",
     "CronEvent",
-    "ErrorCell",
     "ErrorEvent",
     "ErrorsCell",
     "EventRow",
@@ -78,25 +65,21 @@ __all__ = [
     "IngestBatch",
     "InstallBoard",
     "InstallCell",
-    "InstallHour",
     "InstallIntake",
     "MemoryEvent",
     "ModelCall",
     "ModelCallsCell",
-    "ModelCell",
     "OtlpTrace",
     "QuarantineJob",
     "QuarantinedLine",
     "ReplacedRun",
     "Run",
-    "RunCell",
     "RunsCell",
     "SkillEvent",
     "Span",
     "SpooledBatch",
     "ToolCall",
     "ToolCallsCell",
-    "ToolCell",
     "TouchedHour",
     "Unit",
 ]

@@ -23,7 +23,8 @@ from fleet.console.rendering import page
 from fleet.lib.clock import now
 from fleet.lib.sql import transaction_lock
 from fleet.models import ChangeRecord, Install
-from telemetry.models import ContentMessage, ContentSession, IngestBatch
+from telemetry.models import ContentMessage, ContentSession, IngestBatch, Run
+from telemetry.models.content import VIEW_TRAJECTORY
 
 PAGE_MESSAGES: Final = 50
 READ: Final = "read_content"
@@ -80,7 +81,6 @@ def content_page(request: HttpRequest, install_id: UUID) -> HttpResponse:
     response = page(request, "telemetry/content.html", _("Session content"), context)
     # Content stays on the page it was asked for: no cache of a browser or a proxy keeps it.
     response["Cache-Control"] = "no-store"
-    response["Referrer-Policy"] = "no-referrer"
     return response
 
 
@@ -137,6 +137,9 @@ def _parts(row: ContentMessage) -> list[Part]:
 
 def _part(label: str, text: str) -> Part:
     value = json.loads(text)
+    if isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
+        # The host's fields of reasoning repeat each other.
+        value = "\n\n".join(dict.fromkeys(value.values()))
     shown = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     # A lone surrogate has no UTF-8: it would break the page.
     shown = shown.encode("utf-8", "replace").decode("utf-8")
@@ -155,3 +158,12 @@ def _batch_of(session: ContentSession) -> IngestBatch | None:
         .defer("receipt")
         .first()
     )
+
+
+def has_content(request: HttpRequest, run: Run) -> bool:
+    """Whether a run's session has content that this person may ask for."""
+    if not run.session_id or not request.user.has_perm(VIEW_TRAJECTORY):
+        return False
+    return ContentSession.objects.filter(
+        install_id=run.install_id, session_id=run.session_id
+    ).exists()

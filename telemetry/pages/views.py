@@ -20,6 +20,7 @@ from fleet.lib.clock import now
 from fleet.models import Install
 from telemetry.models import Run
 from telemetry.models.events import EventQuerySet
+from telemetry.pages.content import has_content
 from telemetry.pages.run_spans import spans_of
 from telemetry.pages.waterfall import waterfall_of
 
@@ -68,6 +69,7 @@ def run_page(request: HttpRequest, install_id: UUID) -> HttpResponse:
         "install": Install.objects.select_related("group").filter(pk=install_id).first(),
         "waterfall": waterfall_of(run.start_ns, run.end_ns, spans_of(run)),
         "children": children,
+        "has_content": has_content(request, run),
         "parent": known.filter(run_id=run.parent_run_id).first() if run.parent_run_id else None,
     }
     return page(request, "telemetry/run.html", _("Run"), context)

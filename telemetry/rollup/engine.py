@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from django.db import connection
 
+from telemetry.rollup.histogram import BUCKETS_PER_DOUBLING, MAX_MS, ZERO_THRESHOLD_MS
 from telemetry.rollup.stats import SUM_MAX
 
 HOUR: Final = timedelta(hours=1)
@@ -53,6 +55,11 @@ def day_of(hour: datetime) -> datetime:
     return hour.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def hours_of(day: datetime) -> list[datetime]:
+    """The hours of a UTC day."""
+    return [day + HOUR * number for number in range(24)]
+
+
 def moment(value: datetime) -> Param:
     """A time as a parameter."""
     return connection.ops.adapt_datetimefield_value(value)
@@ -88,6 +95,28 @@ def added_sql(held: str, more: str) -> str:
     )
 
 
+ZERO_BUCKET: Final = "-9999"
+"""Stands for the zero bucket in SQL, below every index of the grid."""
+
+
+def bucket_sql(ms: str) -> str:
+    """``histogram.bucket_of`` in SQL, of a value that is not NULL."""
+    least = "LEAST" if is_postgres() else "MIN"
+    factor = repr(BUCKETS_PER_DOUBLING / math.log(2))
+    return (
+        f"CASE WHEN {ms} > {ZERO_THRESHOLD_MS} "
+        f"THEN CAST(CEILING(LN({least}({ms}, {MAX_MS:.1f})) * {factor}) AS integer) - 1 "
+        f"ELSE {ZERO_BUCKET} END"
+    )
+
+
+def listed_sql(value: str, where: str) -> str:
+    """The values of a group's rows that meet a condition as one text, "1,1,7"; NULL for none."""
+    if is_postgres():
+        return f"ARRAY_TO_STRING(ARRAY_AGG({value}) FILTER (WHERE {where}), ',')"
+    return f"GROUP_CONCAT({value}) FILTER (WHERE {where})"
+
+
 def latest_sql(value: str, at: str) -> str:
     """The value of the row with the latest ``at`` in a group, then that ``at``: two columns."""
     if is_postgres():
@@ -96,17 +125,25 @@ def latest_sql(value: str, at: str) -> str:
 
 
 def touched_table(rows: Sequence[tuple[UUID, UUID, datetime, int]]) -> Sql:
-    """A relation of (install_id, batch_id, received_at, hour_no), to be joined with event rows."""
+    """A relation of install_id, batch_id, received_at, hour_no, and the hour's begins and ends."""
     if is_postgres():
         columns: list[Param] = [[row[at] for row in rows] for at in range(4)]
         return Sql(
-            "SELECT * FROM UNNEST(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::bigint[]) "
+            "SELECT t.*, TO_TIMESTAMP(t.hour_no * 3600) AS begins, "
+            "TO_TIMESTAMP(t.hour_no * 3600 + 3600) AS ends "
+            "FROM UNNEST(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::bigint[]) "
             "AS t(install_id, batch_id, received_at, hour_no)",
             tuple(columns),
         )
-    packed = [[row[0].hex, row[1].hex, str(moment(row[2])), row[3]] for row in rows]
+    packed = [
+        [row[0].hex, row[1].hex, str(moment(row[2])), row[3], *map(str, bounds)]
+        for row in rows
+        for bounds in [(moment(hour_of(row[3])), moment(hour_of(row[3] + 1)))]
+    ]
     picked = ", ".join(
         f"JSON_EXTRACT(value, '$[{at}]') AS {name}"
-        for at, name in enumerate(("install_id", "batch_id", "received_at", "hour_no"))
+        for at, name in enumerate(
+            ("install_id", "batch_id", "received_at", "hour_no", "begins", "ends")
+        )
     )
     return Sql(f"SELECT {picked} FROM JSON_EACH(%s)", (json.dumps(packed),))  # noqa: S608 -- names of this module

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
+from fleet.lib.clock import now
 from fleet.lib.sql import session_lock
 from telemetry.models import FillState, TouchedHour
-from telemetry.rollup import hourly
 from telemetry.rollup.engine import HOUR, day_of
-from telemetry.rollup.fold import LOCK, fold_touched
+from telemetry.rollup.fold import LOCK, fold_touched, retry_failed
 from telemetry.rollup.refill import refill_hours
 
+RETRY_AFTER: Final = timedelta(hours=1)
+"""What the database refused may go after an upgrade; each attempt costs a few vain folds."""
 FOLDS_A_ROUND: Final = 50
 """A backfill of months must not hold a worker for minutes; the next round goes on."""
 
@@ -36,8 +38,9 @@ def _started() -> Iterable[datetime]:
 
 
 def fill_pending() -> int:
-    """Refill and fold all that waits now; how many hours that were."""
+    """Refill and fold all that waits now, what failed before too; how many hours that were."""
     with session_lock(LOCK):
+        retry_failed(now())
         return fill_round(folds=None)
 
 
@@ -65,8 +68,8 @@ def fill_round(*, folds: int | None = FOLDS_A_ROUND) -> int:
 
     The caller holds the lock.
     """
+    retry_failed(now() - RETRY_AFTER)
     waiting = pending_hours()
-    hourly.fill_hours(waiting)
     for hours in by_day(hours_to_refill()):
         refill_hours(hours)
     done = 0

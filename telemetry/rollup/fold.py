@@ -9,14 +9,22 @@ waits, that is the rows there are. Killed anywhere, it leaves everything as it w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import (
+    DataError,
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    connection,
+    transaction,
+)
 from django.db.models import F
 
 from fleet.lib.clock import now
@@ -33,6 +41,7 @@ from telemetry.rollup.engine import day_of, hour_number, hour_of, is_postgres
 from telemetry.rollup.histograms import add_to_histograms, deltas_of
 from telemetry.rollup.statements import (
     UNITS,
+    Levels,
     Part,
     Touched,
     number_columns,
@@ -40,11 +49,14 @@ from telemetry.rollup.statements import (
     run_source,
 )
 from telemetry.rollup.stats import SOURCES
+from telemetry.store.locks import ROLLUP_LOCK
 
-LOCK: Final = "telemetry-rollup"
-"""Whoever writes cells holds it: the snapshot that is taken after it sees all that others wrote."""
+LOCK: Final = ROLLUP_LOCK
 TOUCHES_A_FOLD: Final = 1000
 """Bounds a fold's time and memory; a batch touches few hours, and has at most 10,000 rows."""
+TIME_A_FOLD: Final = timedelta(hours=1)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +86,54 @@ def snapshot() -> Iterator[None]:
 
 
 def fold_touched(*, limit: int = TOUCHES_A_FOLD) -> int:
-    """Fold the oldest touches, at most ``limit``; how many. The caller holds LOCK."""
-    with snapshot():
-        taken = take(limit)
-        if taken.ids:
-            _fold(taken)
+    """Fold the oldest touches, at most ``limit``; how many were dealt with. The caller holds LOCK.
+
+    When the database refuses what they bring, half of them are tried, down to the one that is at
+    fault: it is set aside with what the database said, and everything else goes on.
+    """
+    taken = Taken((), ())
+    try:
+        with snapshot():
+            taken = take(limit)
+            if taken.ids:
+                _fold(taken)
+    except OperationalError as error:
+        if not is_conflict(error):
+            raise
+        return 0  # somebody erased rows meanwhile: the next round sees what is left
+    except (DataError, IntegrityError, InternalError, ValueError) as error:
+        if len(taken.ids) > 1:
+            return fold_touched(limit=len(taken.ids) // 2)
+        if not taken.ids:
+            raise
+        set_aside(taken, error)
     return len(taken.ids)
 
 
+def is_conflict(error: OperationalError) -> bool:
+    """Whether a snapshot met what another transaction had changed since, or locked."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    return state in {"40001", "40P01"}
+
+
 def take(limit: int) -> Taken:
-    """The oldest touches whose batch is known, in the order in which they came."""
-    rows = TouchedHour.objects.filter(batch_id__isnull=False).order_by("id")
+    """The oldest touches whose batch is known, in the order in which they came.
+
+    Not those of much later: rows are found by when they came in, and one old touch among new ones
+    would have everything in between read.
+    """
+    rows = TouchedHour.objects.filter(batch_id__isnull=False, failed_at=None).order_by("id")
     ids: list[int] = []
     touched: list[Touched] = []
+    first: datetime | None = None
     for touch_id, install_id, batch_id, touched_at, hour in rows.values_list(
         "id", "install_id", "batch_id", "touched_at", "hour"
     )[:limit]:
         assert isinstance(install_id, UUID)  # noqa: S101 -- stamped together with the batch
         assert isinstance(batch_id, UUID)  # noqa: S101 -- the filter above
+        first = first or touched_at
+        if touched_at - first > TIME_A_FOLD:
+            break
         ids.append(touch_id)
         touched.append((install_id, batch_id, touched_at, hour_number(hour)))
     return Taken(tuple(ids), tuple(dict.fromkeys(touched)))
@@ -99,14 +141,34 @@ def take(limit: int) -> Taken:
 
 def _fold(taken: Taken) -> None:
     """Everything a fold changes, inside the caller's transaction."""
+    hours = taken.hours()
+    levels = Levels(UNITS, daily_hours(hours))
     parts: list[Part] = []
     for source in SOURCES:
-        parts += run_source(source, of_batches(source, taken.touched))
-    add_to_histograms(deltas_of(parts))
-    _drop_empty(taken.hours())
+        parts += run_source(source, of_batches(source, taken.touched), levels)
+    add_to_histograms(deltas_of(parts, levels))
+    _drop_empty(hours)
     TouchedHour.objects.filter(id__in=taken.ids).delete()
     forget_replaced()
-    _note_filled(taken.hours())
+    _note_filled(hours)
+
+
+def daily_hours(hours: Sequence[datetime]) -> frozenset[int]:
+    """The numbers of those hours that have no cells of their own any more."""
+    daily = FillState.objects.filter(hour__in=hours, is_daily=True).values_list("hour", flat=True)
+    return frozenset(map(hour_number, daily))
+
+
+def set_aside(taken: Taken, error: Exception) -> None:
+    """Mark touches that cannot be folded; ``retry_failed`` gives them another chance."""
+    fault = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+    TouchedHour.objects.filter(id__in=taken.ids).update(failed_at=now(), fault=fault)
+    logger.error("A batch cannot be folded into the sums: %s", type(error).__name__)
+
+
+def retry_failed(before: datetime) -> int:
+    """Have what failed before a time tried again; how many touches."""
+    return TouchedHour.objects.filter(failed_at__lt=before).update(failed_at=None)
 
 
 def _drop_empty(hours: Sequence[datetime]) -> None:

@@ -15,10 +15,9 @@ from typing import Final
 from django.db import connection
 
 from telemetry.models import ALL_GROUPS, HistogramCell
-from telemetry.rollup.engine import DAY, Param, day_of, hour_of, is_postgres, moment
+from telemetry.rollup.engine import DAY, ZERO_BUCKET, Param, day_of, hour_of, is_postgres, moment
 from telemetry.rollup.histogram import ZERO_KEY
-from telemetry.rollup.statements import UNITS, Part
-from telemetry.rollup.stats import ZERO_BUCKET
+from telemetry.rollup.statements import BOTH, Levels, Part
 
 TABLE: Final = HistogramCell._meta.db_table
 KEYS: Final = ("unit", "at", "group_id", "kind", "name", "detail")
@@ -29,22 +28,30 @@ type Key = tuple[str, datetime, int, str, str, str]
 type Counts = dict[str, int]
 
 
-def deltas_of(parts: Iterable[Part], units: Iterable[str] = UNITS) -> dict[Key, Counter[str]]:
+def deltas_of(parts: Iterable[Part], levels: Levels = BOTH) -> dict[Key, Counts]:
     """What each histogram cell gets, at every level. Counts may be negative."""
-    by_hour: dict[tuple[int, int, str, str, str], Counter[str]] = defaultdict(Counter)
+    lists: dict[tuple[int, int, str, str, str, int], list[str]] = defaultdict(list)
     for part in parts:
-        place = (part.hour_no, part.group_id, part.kind.value, part.name, part.detail)
-        bucket = ZERO_KEY if part.bucket == ZERO_BUCKET else str(part.bucket)
-        by_hour[place][bucket] += part.count
-    deltas: dict[Key, Counter[str]] = defaultdict(Counter)
-    for (hour_no, group_id, *rest), counts in by_hour.items():
+        place = (part.hour_no, part.group_id, part.kind.value, part.name, part.detail, part.sign)
+        lists[place].append(part.buckets)
+    deltas: dict[Key, Counts] = defaultdict(dict)
+    for (hour_no, group_id, kind, name, detail, sign), texts in lists.items():
+        # One pass in C over all values, then loops over some dozen buckets only.
+        counts: dict[str, int] = Counter(",".join(texts).split(","))
+        if ZERO_BUCKET in counts:
+            counts[ZERO_KEY] = counts.pop(ZERO_BUCKET)
         hour = hour_of(hour_no)
-        kind, name, detail = rest
-        for unit in units:
+        for unit in levels.units_of(hour_no):
             at = hour if unit == "h" else day_of(hour)
             for level in (group_id, ALL_GROUPS):
-                deltas[(unit, at, level, kind, name, detail)].update(counts)
+                _add(deltas[(unit, at, level, kind, name, detail)], counts, sign)
     return deltas
+
+
+def _add(total: Counts, more: Mapping[str, int], sign: int = 1) -> None:
+    held = total.get
+    for name, count in more.items():
+        total[name] = held(name, 0) + sign * count
 
 
 def add_to_histograms(deltas: Mapping[Key, Mapping[str, int]]) -> None:
@@ -57,7 +64,8 @@ def add_to_histograms(deltas: Mapping[Key, Mapping[str, int]]) -> None:
     new: list[tuple[Key, Counts]] = []
     for key, delta in deltas.items():
         cell_id, counts = held.get(key, (None, {}))
-        merged = {name: count for name, count in _sum(counts, delta).items() if count}
+        _add(counts, delta)
+        merged = {name: count for name, count in counts.items() if count}
         if cell_id is None:
             if merged:
                 new.append((key, merged))
@@ -68,13 +76,6 @@ def add_to_histograms(deltas: Mapping[Key, Mapping[str, int]]) -> None:
     _update(changed)
     insert_histograms(new)
     HistogramCell.objects.filter(id__in=emptied).delete()
-
-
-def _sum(held: Counts, more: Mapping[str, int]) -> Counts:
-    total = dict(held)
-    for name, count in more.items():
-        total[name] = total.get(name, 0) + count
-    return total
 
 
 def insert_histograms(cells: Iterable[tuple[Key, Mapping[str, int]]]) -> None:
@@ -104,7 +105,7 @@ def _read(keys: list[Key]) -> dict[Key, tuple[int, Counts]]:
     on = " AND ".join(f"c.{name} = k.{name}" for name in KEYS)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT k.place, c.id, CAST(c.counts AS text) FROM {wanted} JOIN {TABLE} c ON {on}",  # noqa: S608 -- names of this module
+            f"SELECT k.place, c.id, c.counts FROM {wanted} JOIN {TABLE} c ON {on}",  # noqa: S608 -- names of this module
             params,
         )
         return {
@@ -119,7 +120,7 @@ def _update(changed: list[tuple[int, str]]) -> None:
     with connection.cursor() as cursor:
         if is_postgres():
             cursor.execute(
-                f"UPDATE {TABLE} c SET counts = u.counts::jsonb "  # noqa: S608 -- names of this module
+                f"UPDATE {TABLE} c SET counts = u.counts "  # noqa: S608 -- names of this module
                 "FROM UNNEST(%s::bigint[], %s::text[]) AS u(id, counts) WHERE c.id = u.id",
                 [[cell_id for cell_id, _ in changed], [text for _, text in changed]],
             )
@@ -132,11 +133,12 @@ def _update(changed: list[tuple[int, str]]) -> None:
 
 def sum_day(day: datetime) -> None:
     """Make the day's histograms anew, as the sum of those of its hours."""
-    cells: dict[Key, Counter[str]] = defaultdict(Counter)
+    cells: dict[Key, Counts] = defaultdict(dict)
     hours = HistogramCell.objects.filter(unit="h", at__gte=day, at__lt=day + DAY)
     for group_id, kind, name, detail, counts in hours.values_list(
         "group_id", "kind", "name", "detail", "counts"
     ).iterator():
-        cells[("d", day, group_id, kind, name, detail)].update(counts)
+        _add(cells[("d", day, group_id, kind, name, detail)], counts)
     HistogramCell.objects.filter(unit="d", at=day).delete()
-    insert_histograms(cells.items())
+    whole = ((key, {name: n for name, n in counts.items() if n}) for key, counts in cells.items())
+    insert_histograms((key, counts) for key, counts in whole if counts)

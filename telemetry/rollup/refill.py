@@ -15,63 +15,81 @@ from django.db.models import F
 
 from fleet.lib.clock import now
 from telemetry.models import FillState, HistogramCell, InstallCell, ReplacedRun, TouchedHour
-from telemetry.rollup.engine import DAY, HOUR, day_of, latest_sql, moment, total_sql
-from telemetry.rollup.fold import snapshot
+from telemetry.rollup.engine import DAY, HOUR, day_of, hours_of, latest_sql, moment, total_sql
+from telemetry.rollup.fold import daily_hours, snapshot
 from telemetry.rollup.histograms import add_to_histograms, deltas_of, sum_day
-from telemetry.rollup.statements import Part, number_columns, of_hours, run_source
+from telemetry.rollup.statements import (
+    ONLY_DAYS,
+    ONLY_HOURS,
+    Levels,
+    Part,
+    number_columns,
+    of_hours,
+    run_source,
+)
 from telemetry.rollup.stats import SOURCES, Target
 
 
 def refill_hours(hours: Sequence[datetime]) -> list[datetime]:
     """Make the cells of hours of one day again; those that were. An expired hour is left as it is.
 
-    One transaction for all of them, since the day's cells are their sum.
+    One transaction for all of them, since the day's cells are their sum. A day whose hours have no
+    cells of their own any more is made again as a whole.
     """
     started = [hour for hour in hours if _start(hour)]
     TouchedHour.objects.filter(hour__in=set(hours) - set(started), batch_id=None).delete()
     if started:
         assert len({day_of(hour) for hour in started}) == 1  # noqa: S101 -- the caller's promise
         with snapshot():
-            _refill(started)
+            whole = hours_of(day_of(started[0]))
+            if daily_hours(whole):
+                _make(whole, ONLY_DAYS)
+            else:
+                _make(started, ONLY_HOURS)
+                _sum_hours(day_of(started[0]))
     return started
 
 
 def _start(hour: datetime) -> bool:
-    """Commit STARTED; False when the hour is expired."""
+    """Commit STARTED; False when the day is expired."""
     begun = now()
+    expired = FillState.objects.filter(state=FillState.State.EXPIRED)
+    if expired.filter(hour__in=hours_of(day_of(hour))).exists():
+        return False
     state, is_new = FillState.objects.get_or_create(
         hour=hour, defaults={"state": FillState.State.STARTED, "started_at": begun}
     )
     if is_new:
         return True
-    open_states = [FillState.State.STARTED, FillState.State.DONE]
-    return bool(
-        FillState.objects.filter(pk=state.pk, state__in=open_states).update(
-            state=FillState.State.STARTED, started_at=begun
-        )
-    )
+    others = FillState.objects.filter(pk=state.pk).exclude(state=FillState.State.EXPIRED)
+    return bool(others.update(state=FillState.State.STARTED, started_at=begun))
 
 
-def _refill(hours: Sequence[datetime]) -> None:
-    """Everything a refill changes, inside the caller's transaction."""
-    day = day_of(hours[0])
+def _make(hours: Sequence[datetime], levels: Levels) -> None:
+    """Cells of these levels from all rows of the hours; what waits for them is done with that."""
+    times = {hour if "h" in levels.units else day_of(hour) for hour in hours}
     for model in _ALL_CELLS:
-        model._default_manager.filter(unit="h", at__in=hours).delete()  # noqa: SLF001 -- the documented way from a model class
+        cells = model._default_manager.filter(unit__in=levels.units, at__in=times)  # noqa: SLF001 -- the documented way from a model class
+        cells.delete()
     parts: list[Part] = []
     for source in SOURCES:
-        parts += run_source(source, of_hours(source, hours), units=("h",))
-    add_to_histograms(deltas_of(parts, units=("h",)))
-    for source in SOURCES:
-        for target in source.targets:
-            _sum_day(target, day)
-    _sum_installs(day)
-    sum_day(day)
+        parts += run_source(source, of_hours(source, hours), levels)
+    add_to_histograms(deltas_of(parts, levels))
     TouchedHour.objects.filter(hour__in=hours).delete()
     for hour in hours:
         ReplacedRun.objects.filter(start_at__gte=hour, start_at__lt=hour + HOUR).delete()
     FillState.objects.filter(hour__in=hours, state=FillState.State.STARTED).update(
         state=FillState.State.DONE, filled_at=now(), fill_count=F("fill_count") + 1
     )
+
+
+def _sum_hours(day: datetime) -> None:
+    """Make every cell of the day anew, as the sum of its hours'."""
+    for source in SOURCES:
+        for target in source.targets:
+            _sum_day(target, day)
+    _sum_installs(day)
+    sum_day(day)
 
 
 _ALL_CELLS = (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection
@@ -25,15 +25,17 @@ from telemetry.rollup.engine import (
     Sql,
     added_sql,
     at_sql,
+    bucket_sql,
     hour_number,
     hour_of,
     is_postgres,
     latest_sql,
+    listed_sql,
     moment,
     total_sql,
     touched_table,
 )
-from telemetry.rollup.stats import DIMENSION_CHARS, Source, Target, bucket_sql
+from telemetry.rollup.stats import DIMENSION_CHARS, Source, Target
 
 UNITS: Final = ("h", "d")
 _COLUMN: Final = re.compile(r"\br\.(\w+)")
@@ -45,16 +47,40 @@ type Scope = tuple[str, int, tuple[Param, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class Levels:
+    """For which times cells are made; ``daily``: numbers of hours that only the day keeps."""
+
+    units: tuple[str, ...] = UNITS
+    daily: frozenset[int] = frozenset()
+
+    def units_of(self, hour_no: int) -> tuple[str, ...]:
+        """The units whose cells an hour goes into."""
+        return tuple(unit for unit in self.units if unit == "d" or hour_no not in self.daily)
+
+    def where(self) -> str:
+        """The same, over ``l`` and ``a``."""
+        if not self.daily:
+            return ""
+        numbers = ", ".join(map(str, sorted(self.daily)))
+        return f"WHERE l.unit = 'd' OR a.hour_no NOT IN ({numbers}) "
+
+
+BOTH: Final = Levels()
+ONLY_HOURS: Final = Levels(("h",))
+ONLY_DAYS: Final = Levels(("d",))
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A count for one bucket of one histogram, of one hour and group."""
+    """What one kind of histogram gets, of one hour and group: a bucket a row, as "1,1,7"."""
 
     hour_no: int
     group_id: int
     kind: HistogramCell.Kind
     name: str
     detail: str
-    bucket: int
-    count: int
+    buckets: str
+    sign: int
 
 
 # ------------------------------------------------------------------------------- which rows
@@ -66,7 +92,11 @@ def of_batches(source: Source, touched: Sequence[Touched]) -> Sql:
     times = [received for _, _, received, _ in touched]
     numbers = [number for _, _, _, number in touched]
     days = (moment(hour_of(min(numbers))), moment(hour_of(max(numbers) + 1)))
-    join = f"JOIN touched t ON t.hour_no = {_hour_no(source)} AND"
+    # The hour twice: its number can be hashed, its bounds can be looked up in the table's key.
+    join = (
+        f"JOIN touched t ON t.hour_no = {_hour_no(source)} "
+        "AND r.start_at >= t.begins AND r.start_at < t.ends AND"
+    )
     within = "WHERE r.start_at >= %s AND r.start_at < %s"
     newly = f"{within} AND r.received_at >= %s AND r.received_at <= %s"
     scopes: list[Scope] = [
@@ -121,10 +151,10 @@ def _rows(
     touched: Sql | None = None,
 ) -> Sql:
     """``src``: the rows of each scope; the first is of the event table, others of ReplacedRun."""
-    measured = [*source.amounts.values(), *(measure.ms for measure in source.measures)]
-    used = [name for text in measured for name in _COLUMN.findall(text)]
+    used = [name for text in source.amounts.values() for name in _COLUMN.findall(text)]
     columns = dict.fromkeys(("install_id", "group_id", "start_at", "received_at", *source.keys))
     names = ", ".join(f"r.{name}" for name in (columns | dict.fromkeys(used)))
+    names += "".join(f", {measure.ms} AS ms_{at}" for at, measure in enumerate(source.measures))
     picked: list[str] = []
     params: list[Param] = []
     for at, (scope, sign, values) in enumerate(scopes):
@@ -142,7 +172,10 @@ def _rows(
 
 
 def grouped(source: Source) -> str:
-    """``g``: the rows by hour, group, install and the source's keys, with the sums of amounts."""
+    """``g``: the rows by hour, group, install and the source's keys, with the sums of amounts.
+
+    The buckets of its measures are lists: to count them here costs less than to group once more.
+    """
     keys = ("hour_no", "group_id", "install_id", *source.keys)
     names = ", ".join(f"r.{name}" for name in keys)
     sign = "r.sign * " if source.is_replaceable else ""
@@ -151,10 +184,24 @@ def grouped(source: Source) -> str:
         f", {total_sql(f'{sign}({amount})')} AS {name}" for name, amount in source.amounts.items()
     )
     first = "CASE WHEN r.sign > 0 THEN r.start_at END" if source.is_replaceable else "r.start_at"
+    lists = "".join(
+        f", {listed_sql(bucket_sql(f'r.ms_{at}'), f'r.ms_{at} IS NOT NULL AND r.sign = {sign}')} "
+        f"AS {name}"
+        for at, sign, name in _lists(source)
+    )
     return (
         f"g AS (SELECT {names}, {rows} AS n{amounts}, MIN({first}) AS first_at, "  # noqa: S608 -- names of our own models
-        f"MAX(r.received_at) AS last_at FROM src r GROUP BY {names})"
+        f"MAX(r.received_at) AS last_at{lists} FROM src r GROUP BY {names})"
     )
+
+
+def _lists(source: Source) -> list[tuple[int, int, str]]:
+    """Measure, sign and name of each list of buckets in ``g``."""
+    signs = (1, -1) if source.is_replaceable else (1,)
+    names = {1: "more", -1: "less"}
+    return [
+        (at, sign, f"{names[sign]}_{at}") for at in range(len(source.measures)) for sign in signs
+    ]
 
 
 def _cut(column: str) -> str:
@@ -179,7 +226,7 @@ class Cells:
     text: str
 
 
-def group_cells(target: Target, units: Sequence[str] = UNITS) -> Cells:
+def group_cells(target: Target, levels: Levels = BOTH) -> Cells:
     """Cells of ``g`` by hour and day, for each group and for all together."""
     cut = "".join(f", {_cut(f'g.{name}')} AS {name}" for name in target.dimensions)
     sums = "".join(f", {total_sql(number)} AS {name}" for name, number in target.numbers.items())
@@ -195,66 +242,62 @@ def group_cells(target: Target, units: Sequence[str] = UNITS) -> Cells:
         f"SELECT l.unit, {at_sql('l.unit', 'a.hour_no')} AS at, "  # noqa: S608 -- names of our own models
         f"CASE l.is_all WHEN 1 THEN {ALL_GROUPS} ELSE a.group_id END AS group_id{names}{totals} "
         f"FROM (SELECT g.hour_no, g.group_id{cut}{sums} FROM g GROUP BY {inner}) a "
-        f"CROSS JOIN ({_levels(units)}) l GROUP BY {outer}",
+        f"CROSS JOIN ({_levels(levels.units)}) l {levels.where()}GROUP BY {outer}",
     )
 
 
-def install_cells(source: Source, units: Sequence[str] = UNITS) -> Cells:
+def install_cells(source: Source, levels: Levels = BOTH) -> Cells:
     """Cells of ``g`` by install, hour and day."""
-    totals = "".join(
-        f", {total_sql(number)} AS {name}" for name, number in source.install_numbers.items()
+    names = tuple(source.install_numbers)
+    sums = "".join(
+        f", {total_sql(text)} AS {name}" for name, text in source.install_numbers.items()
     )
-    names = "".join(f", i.{name}" for name in source.install_numbers)
-    levels = " UNION ALL ".join(f"SELECT '{unit}' AS unit" for unit in units)
+    totals = "".join(f", {total_sql(f'a.{name}')} AS {name}" for name in names)
+    units = " UNION ALL ".join(f"SELECT '{unit}' AS unit" for unit in levels.units)
     return Cells(
         InstallCell,
         ("install_id", "unit", "at"),
         ("group_id",),
-        tuple(source.install_numbers),
-        f"SELECT i.install_id, i.unit, i.at, i.latest AS group_id{names} FROM ("  # noqa: S608 -- names of our own models
-        f"SELECT g.install_id, l.unit, {at_sql('l.unit', 'g.hour_no')} AS at, "
-        f"{latest_sql('g.group_id', 'g.last_at')}{totals} "
-        f"FROM g CROSS JOIN ({levels}) l GROUP BY 1, 2, 3) i",
+        names,
+        f"SELECT i.install_id, i.unit, i.at, i.latest AS group_id"  # noqa: S608 -- names of our own models
+        f"{''.join(f', i.{name}' for name in names)} FROM ("
+        f"SELECT a.install_id, l.unit, {at_sql('l.unit', 'a.hour_no')} AS at, "
+        f"{latest_sql('a.group_id', 'a.last_at')}{totals} FROM ("
+        f"SELECT g.hour_no, g.install_id, g.group_id, MAX(g.last_at) AS last_at{sums} "
+        f"FROM g GROUP BY 1, 2, 3) a CROSS JOIN ({units}) l "
+        f"{levels.where()}GROUP BY 1, 2, 3) i",
     )
 
 
-def all_cells(source: Source, units: Sequence[str] = UNITS) -> tuple[Cells, ...]:
+def all_cells(source: Source, levels: Levels = BOTH) -> tuple[Cells, ...]:
     """Everything but histograms that a source goes into."""
-    targets = (group_cells(target, units) for target in source.targets)
-    return (*targets, install_cells(source, units))
+    targets = (group_cells(target, levels) for target in source.targets)
+    return (*targets, install_cells(source, levels))
 
 
 def parts_select(source: Source) -> str:
-    """measure, hour, group, the measure's columns, bucket, count."""
-    picked = []
-    for at, measure in enumerate(source.measures):
-        columns = "".join(f", {_cut(f'r.{name}')}" for name in measure.columns())
-        positions = ", ".join(str(place + 1) for place in range(4 + len(measure.columns())))
-        picked.append(
-            f"SELECT {at}, r.hour_no, r.group_id{columns}, {bucket_sql(measure.ms)}, SUM(r.sign) "  # noqa: S608 -- names of our own models
-            f"FROM src r WHERE ({measure.ms}) IS NOT NULL GROUP BY {positions} "
-            "HAVING SUM(r.sign) <> 0"
-        )
-    return " UNION ALL ".join(picked) or "SELECT 0 WHERE 1 = 0"
+    """hour, group, the measures' columns, lists of buckets."""
+    if not source.measures:
+        return "SELECT 0 WHERE 1 = 0"
+    names = ("hour_no", "group_id", *source.measured(), *(name for _, _, name in _lists(source)))
+    return f"SELECT {', '.join(f'g.{name}' for name in names)} FROM g"  # noqa: S608 -- names of this module
 
 
-def read_parts(source: Source, rows: Iterable[Sequence[object]]) -> Iterator[Part]:
-    """The rows of ``parts_select`` as counts of each kind of histogram."""
-    for row in rows:
-        at, hour_no, group_id, *texts, bucket, count = row
-        measure = source.measures[int(str(at))]
-        named = dict(zip(measure.columns(), texts, strict=True))
-        for kind, columns in measure.kinds.items():
-            name, detail = (*(str(named[column]) for column in columns), "", "")[:2]
-            yield Part(
-                int(str(hour_no)),
-                int(str(group_id)),
-                kind,
-                name,
-                detail,
-                int(str(bucket)),
-                int(str(count)),
-            )
+def read_parts(source: Source, rows: Iterable[Sequence[Any]]) -> Iterator[Part]:
+    """The rows of ``parts_select`` as what each kind of histogram gets."""
+    columns, lists = source.measured(), _lists(source)
+    for hour_no, group_id, *values in rows:
+        named = {name: _cut_text(text) for name, text in zip(columns, values, strict=False)}
+        for (at, sign, _), buckets in zip(lists, values[len(columns) :], strict=True):
+            if not buckets:
+                continue
+            for kind, names in source.measures[at].kinds.items():
+                name, detail = (*(named[column] for column in names), "", "")[:2]
+                yield Part(hour_no, group_id, kind, name, detail, buckets, sign)
+
+
+def _cut_text(value: object) -> str:
+    return str(value)[:DIMENSION_CHARS] if value is not None else ""
 
 
 # ------------------------------------------------------------------------------- into cells
@@ -287,28 +330,35 @@ def add_cells(cells: Cells) -> str:
 
 
 def note_first_seen(source: Source) -> str:
-    """An upsert of what was not seen before, or not as early."""
+    """An upsert of what was not seen before, or not as early.
+
+    Which install it was is only asked of what is new, which is next to nothing.
+    """
     table = FirstSeen._meta.db_table
     found = " UNION ALL ".join(
-        f"SELECT '{kind}' AS kind, {_cut(f'g.{column}')} AS value, g.first_at, g.install_id FROM g"  # noqa: S608 -- names of our own models
+        f"SELECT '{kind}' AS kind, w.value, w.first_at, (SELECT g.install_id FROM g "  # noqa: S608 -- names of our own models
+        f"WHERE g.{column} = w.whole AND g.first_at = w.first_at ORDER BY 1 LIMIT 1) AS install_id "
+        f"FROM (SELECT g.{column} AS whole, {_cut(f'g.{column}')} AS value, MIN(g.first_at) AS "
+        f"first_at FROM g WHERE g.{column} <> '' GROUP BY 1, 2) w WHERE w.first_at IS NOT NULL "
+        f"AND NOT EXISTS (SELECT 1 FROM {table} k WHERE k.kind = '{kind}' AND k.value = w.value "
+        "AND k.first_at <= w.first_at)"
         for kind, column in source.seen.items()
     )
+    # Two texts that were cut may be one value: the first of both is taken.
     return (
         f"INSERT INTO {table} (kind, value, first_at, install_id) "  # noqa: S608 -- names of our own models
-        "SELECT w.kind, w.value, w.first_at, w.install_id FROM (SELECT f.*, ROW_NUMBER() OVER "
+        "SELECT p.kind, p.value, p.first_at, p.install_id FROM (SELECT f.*, ROW_NUMBER() OVER "
         "(PARTITION BY f.kind, f.value ORDER BY f.first_at, f.install_id) AS place "
-        f"FROM ({found}) f WHERE f.value <> '' AND f.first_at IS NOT NULL) w WHERE w.place = 1 "
-        f"AND NOT EXISTS (SELECT 1 FROM {table} k WHERE k.kind = w.kind AND k.value = w.value "
-        "AND k.first_at <= w.first_at) "
+        f"FROM ({found}) f) p WHERE p.place = 1 "
         "ON CONFLICT (kind, value) DO UPDATE SET first_at = excluded.first_at, "
         f"install_id = excluded.install_id WHERE excluded.first_at < {table}.first_at"
     )
 
 
-def run_source(source: Source, rows: Sql, units: Sequence[str] = UNITS) -> list[Part]:
+def run_source(source: Source, rows: Sql, levels: Levels = BOTH) -> list[Part]:
     """Add the rows of a scope to every cell but histograms; what histograms are to get."""
     start = f"WITH {rows.text}, {grouped(source)}"
-    writes = [add_cells(cells) for cells in all_cells(source, units)]
+    writes = [add_cells(cells) for cells in all_cells(source, levels)]
     if source.seen:
         writes.append(note_first_seen(source))
     last = parts_select(source)

@@ -7,7 +7,6 @@ The same text runs on both engines.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,7 +25,6 @@ from telemetry.models import (
     ToolCall,
     ToolCallsCell,
 )
-from telemetry.rollup.histogram import BUCKETS_PER_DOUBLING, MAX_MS, ZERO_THRESHOLD_MS
 
 COUNT_A_ROW_MAX: Final = 1_000_000_000
 """Of tokens, calls and retries; more in one row is a fault of its sender."""
@@ -66,10 +64,6 @@ class Measure:
     ms: str
     kinds: Mapping[HistogramCell.Kind, tuple[str, ...]]
 
-    def columns(self) -> tuple[str, ...]:
-        """Every column that any of its kinds is told apart by."""
-        return tuple(dict.fromkeys(name for names in self.kinds.values() for name in names))
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -87,6 +81,11 @@ class Source:
     measures: tuple[Measure, ...] = ()
     seen: Mapping[FirstSeen.Kind, str] = field(default_factory=dict)
     is_replaceable: bool = False
+
+    def measured(self) -> tuple[str, ...]:
+        """Every column that any of its histograms is told apart by."""
+        kinds = (names for measure in self.measures for names in measure.kinds.values())
+        return tuple(dict.fromkeys(name for names in kinds for name in names))
 
 
 def _bounded(column: str, most: int, factor: int = 1) -> str:
@@ -267,17 +266,3 @@ ERRORS: Final = Source(
     seen={FirstSeen.Kind.ERROR_CLASS: "error_class"},
 )
 SOURCES: Final = (RUNS, MODEL_CALLS, TOOL_CALLS, ERRORS)
-
-
-def bucket_sql(measure: str) -> str:
-    """``histogram.bucket_of`` in SQL: an index, NULL without a value, ZERO_BUCKET for none."""
-    factor = repr(BUCKETS_PER_DOUBLING / math.log(2))
-    value = f"(CASE WHEN ({measure}) > {MAX_MS:.1f} THEN {MAX_MS:.1f} ELSE ({measure}) END)"
-    return (
-        f"CASE WHEN ({measure}) <= {ZERO_THRESHOLD_MS} THEN {ZERO_BUCKET} "
-        f"ELSE CAST(CEILING(LN(CAST({value} AS double precision)) * {factor}) AS integer) - 1 END"
-    )
-
-
-ZERO_BUCKET: Final = -1_000_000
-"""Stands for the zero bucket in SQL, below every index of the grid."""

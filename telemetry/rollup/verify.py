@@ -18,16 +18,17 @@ from django.db import connection
 from django.db.models import Model
 
 from telemetry.models import (
-    NEW_CELL_MODELS,
+    CELL_MODELS,
     FillState,
     HistogramCell,
     InstallCell,
     TouchedHour,
 )
-from telemetry.rollup.engine import DAY, HOUR, Sql, day_of, hour_number
+from telemetry.rollup.engine import DAY, HOUR, Sql, day_of, hour_number, hours_of
 from telemetry.rollup.fold import snapshot
 from telemetry.rollup.histograms import deltas_of
 from telemetry.rollup.statements import (
+    ONLY_HOURS,
     Cells,
     Part,
     Touched,
@@ -42,8 +43,6 @@ from telemetry.rollup.stats import SOURCES, SUM_MAX, Source
 
 MAX_LISTED: Final = 1000
 """Differences kept to be shown; they are all counted."""
-
-CELL_MODELS: Final[tuple[type[Model], ...]] = NEW_CELL_MODELS
 
 type Key = tuple[object, ...]
 """Unit, at, then what else tells a cell of its kind apart."""
@@ -110,7 +109,11 @@ def _verify_day(report: Report, day: datetime) -> None:
         )
         if install_id and batch_id
     ]
-    hours = [day + HOUR * number for number in range(24) if day + HOUR * number not in frozen]
+    hours = [hour for hour in hours_of(day) if hour not in frozen]
+    is_daily = FillState.objects.filter(**within, is_daily=True).exists()
+    if is_daily and frozen:  # neither rows nor hours say what the day is to hold
+        report.skipped_hours += 24
+        return
     counted = _count(hours, touched) if hours else {}
     report.day_count += 1
     report.skipped_hours += len(frozen)
@@ -122,7 +125,8 @@ def _verify_day(report: Report, day: datetime) -> None:
         seen |= {key[1] for key in held.keys() | wanted.keys() if key[0] == "h"}
         # Hours that cannot be counted stand for themselves, so that the day's sum can be made.
         wanted |= {key: cell for key, cell in held.items() if key[0] == "h" and key[1] in frozen}
-        _compare(report, model, held, wanted | _days_of(wanted, day))
+        days = _days_of(wanted, day)
+        _compare(report, model, held, days if is_daily else wanted | days)
     report.hour_count += len(seen - frozen)
 
 
@@ -134,13 +138,13 @@ def _count(
     parts: list[Part] = []
     for source in SOURCES:
         rows = settled(source, hours, touched)
-        for cells in all_cells(source, ("h",)):
+        for cells in all_cells(source, ONLY_HOURS):
             for key, numbers in _select(source, rows, cells):
                 counted[cells.model][key].update(numbers)
         parts += read_parts(
             source, _fetch(Sql(_with(source, rows, parts_select(source)), rows.params))
         )
-    for (unit, at, group_id, *rest), counts in deltas_of(parts, ("h",)).items():
+    for (unit, at, group_id, *rest), counts in deltas_of(parts, ONLY_HOURS).items():
         counted[HistogramCell][(unit, at, group_id, *rest)].update(counts)
     return counted
 
@@ -231,3 +235,8 @@ def _compare(
         is_empty = counted is None or not any(counted.values())
         if differing - full or (stored is not None and is_empty):
             report.add(Difference(model.__name__, key, _plain(stored), _plain(counted)))
+
+
+def verify_hour(hour: datetime) -> list[Difference]:
+    """Where the cells of the hour's day differ from its rows; [] when they are exact."""
+    return verify_cells(hour, hour + HOUR).differences

@@ -40,7 +40,7 @@ class Bound:
 
 _ROWS: Final = Bound("retention", "FLEET_RETENTION_DAYS after the row's time, once it is summed up")
 _CONTENT: Final = Bound("retention", "FLEET_CONTENT_RETENTION_DAYS after the row's time")
-_CELLS: Final = Bound("bounded", "hours and days times names; names are cut and counted at ingest")
+_CELLS: Final = Bound("retention", "of hours FLEET_HOURLY_DAYS, of days FLEET_DAILY_DAYS")
 _PEOPLE: Final = Bound("bounded", "made by people")
 _DAILY: Final = Bound("retention", f"{STALE_DAYS} days")
 
@@ -61,14 +61,15 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "telemetry.SpooledBatch": Bound("bounded", "FLEET_SPOOL_MAX_BYTES and FLEET_SPOOL_MAX_ROWS"),
     "telemetry.ClosedPlane": Bound("bounded", "three an install"),
     "telemetry.InstallIntake": Bound("bounded", "one an install"),
-    "telemetry.FillState": Bound("bounded", "one an hour"),
-    "telemetry.FirstSeen": Bound("bounded", "one a name; names are cut and counted at ingest"),
+    "telemetry.OtlpTrace": Bound("retention", "when no span of it is awaited any more"),
+    "telemetry.InstallBoard": Bound("bounded", "one a window and group"),
+    "telemetry.FillState": Bound("retention", "FLEET_DAILY_DAYS, one an hour"),
+    "telemetry.FirstSeen": Bound("bounded", "20,000 names a kind, each cut at 200 characters"),
     **{
         f"telemetry.{name}": _CELLS
         for name in (
             *("RunsCell", "CostsCell", "ModelCallsCell", "ToolCallsCell", "ErrorsCell"),
             *("HistogramCell", "InstallCell"),
-            *("RunCell", "ModelCell", "ToolCell", "ErrorCell", "InstallHour"),
         )
     },
     "fleet.ChangeRecord": Bound("kept", "the audit trail: a row missing breaks its chain"),

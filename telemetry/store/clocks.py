@@ -51,7 +51,7 @@ def significant_skews(install_ids: Sequence[UUID]) -> Mapping[UUID, int]:
     }
 
 
-def _stored(install_ids: Sequence[UUID]) -> list[object]:
+def _stored(install_ids: Sequence[UUID]) -> list[UUID | str]:
     """The ids as this database has them."""
     if connection.vendor == "postgresql":
         return list(install_ids)

@@ -135,11 +135,15 @@ def _copy_or_stage(columns: Mapping[str, Columns], stamp: Stamp) -> dict[str, Co
     if not columns:
         return {}
     targets = {name: _target_of(BY_NAME[name]) for name in columns}
+    # Not an atomic block: that would release the savepoint, a round trip that the commit makes
+    # superfluous.
+    savepoint = transaction.savepoint_create()
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
+        with connection.cursor() as cursor:
             for name, target in targets.items():
-                _copy(cursor, target.name, target.columns, target.packed(columns[name], stamp))
+                _copy(cursor, target.statement, target.packed(columns[name], stamp))
     except IntegrityError as error:
+        transaction.savepoint_rollback(savepoint)
         if not isinstance(error.__cause__, psycopg.errors.UniqueViolation):
             raise
         return {
@@ -160,6 +164,7 @@ class _Target:
         self.kinds: tuple[Kind, ...] = (*(_KINDS[column.kind] for column in table.columns), "int8")
         self.time_index = names.index(table.time)
         self.key_index = names.index(table.key)
+        self.statement = _copy_statement(self.name, self.columns)
 
     def packed(self, columns: Columns, stamp: Stamp, *, is_numbered: bool = False) -> bytes:
         """All rows as binary COPY reads them; ``is_numbered``: each with its line from 0 on."""
@@ -189,10 +194,15 @@ class _Target:
 _target_of: Final = functools.cache(_Target)
 
 
-def _copy(cursor: CursorWrapper, name: str, columns: Sequence[str], data: bytes) -> None:
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
-        sql.Identifier(name), _names(columns)
+def _copy_statement(name: str, columns: Sequence[str]) -> str:
+    return (
+        sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)")
+        .format(sql.Identifier(name), _names(columns))
+        .as_string(None)
     )
+
+
+def _copy(cursor: CursorWrapper, statement: str, data: bytes) -> None:
     with connection.wrap_database_errors, cursor.copy(statement) as copy:
         copy.write(data)
 
@@ -229,8 +239,7 @@ def _insert_staged(target: _Target, columns: Columns, stamp: Stamp) -> CopyCount
         )
         _copy(
             cursor,
-            f"{target.name}_stage",
-            (*target.columns, "line"),
+            _copy_statement(f"{target.name}_stage", (*target.columns, "line")),
             target.packed(columns, stamp, is_numbered=True),
         )
         cursor.execute(

@@ -30,7 +30,6 @@ from telemetry.models import (
     FirstSeen,
     InstallBoard,
     InstallCell,
-    InstallHour,
     ModelCall,
     Run,
     SpooledBatch,
@@ -106,7 +105,7 @@ def run_erasure(erasure: Erasure, *, on_step: Progress | None = None) -> Erasure
         with install_transaction(erasure.pk):
             seen = list(FirstSeen.objects.filter(install_id=erasure.pk))
             _erase_others(erasure.pk)
-            _restore_first_seen(seen)
+            restore_first_seen(seen)
         _reached("others")
         say("other rows")
         with install_transaction(erasure.pk):
@@ -123,7 +122,6 @@ def resume_erasures() -> int:
         run_erasure(erasure)
     young = Erasure.objects.filter(finished_at__gte=now() - SWEPT_FOR)
     for install_id in young.values_list("pk", flat=True):
-        _of(InstallHour, install_id).delete()
         _of(InstallCell, install_id).delete()
     return len(started)
 
@@ -145,7 +143,6 @@ def _hours_of(install_id: UUID) -> set[datetime]:
         rows = model.objects.filter(install_id=install_id)
         found.update(rows.datetimes("start_at", "hour", tzinfo=UTC))
     found.update(_of(TouchedHour, install_id).values_list("hour", flat=True))
-    found.update(_of(InstallHour, install_id).values_list("hour", flat=True))
     cells = InstallCell.objects.filter(install_id=install_id, unit=Unit.HOUR)
     found.update(cells.values_list("at", flat=True))
     return {floor_hour(hour) for hour in found}
@@ -168,7 +165,6 @@ def _erase_day(erasure: Erasure, day: date, hours: list[datetime]) -> None:
     for model in EVENT_MODELS:
         rows = model.objects.filter(install_id=erasure.pk, start_at__gte=start, start_at__lt=end)
         rows._raw_delete(rows.db)  # noqa: SLF001 -- one DELETE: no cascade, no signals
-    _of(InstallHour, erasure.pk).filter(hour__gte=start, hour__lt=end).delete()
     _of(InstallCell, erasure.pk).filter(unit=Unit.HOUR, at__gte=start, at__lt=end).delete()
     erasure.hours = sorted({*erasure.hours, *_seconds(open_hours)})
     erasure.frozen_hours = sorted({*erasure.frozen_hours, *_seconds(frozen)})
@@ -181,6 +177,7 @@ def _seconds(hours: Iterable[datetime]) -> set[int]:
 
 def _erase_others(install_id: UUID) -> None:
     """Step 4: everything that names the install, whatever models there are by then."""
+    _forget_boards()
     for model in erasable_models():
         rows = _of(model, install_id)
         rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
@@ -188,7 +185,12 @@ def _erase_others(install_id: UUID) -> None:
     InstallBoard.objects.all().delete()
 
 
-def _restore_first_seen(seen: Iterable[FirstSeen]) -> None:
+def _forget_boards() -> None:
+    """Boards name the top installs; they are counted again when somebody looks."""
+    InstallBoard.objects.all().delete()
+
+
+def restore_first_seen(seen: Iterable[FirstSeen]) -> None:
     """Step 5: what only the erased install had is forgotten; else the next one was the first."""
     for kind, group in groupby(sorted(seen, key=lambda row: row.kind), key=lambda row: row.kind):
         model, column = _SEEN_IN[FirstSeen.Kind(kind)]

@@ -1,28 +1,31 @@
 """What is held of some installs: counted row by row, and deleted for good with its cells.
 
-Deleting is for installs that never were: a simulated crowd. Every hour that loses rows is marked to
-be made again as a whole, so that no cell remembers them.
+Deleting is for installs that never were: a simulated crowd. It leaves no tombstone, so that the
+same crowd may come again; a person's data is erased by ``erase``. Every hour that loses rows is
+marked to be made again as a whole, so that no cell remembers them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from django.apps import apps
-from django.db import models, transaction
-from django.db.models import Count, F, Value
-from django.db.models.functions import Cast, Concat, TruncHour
+from django.db import models
+from django.db.models import Count, F, Sum, Value
+from django.db.models.functions import Cast, Concat
 
 from agent_client.contract.tables import BY_NAME
 from fleet.lib.clock import now
-from telemetry.models import TouchedHour
+from telemetry.models import FirstSeen, SpooledBatch, TouchedHour
 from telemetry.models.events import MODEL_OF
+from telemetry.store.erase import erasable_models, restore_first_seen
+from telemetry.store.locks import install_transaction
 
-CHUNK: Final = 200
+CHUNK: Final = 100
 """Installs a query: a transaction that deletes them stays short, and SQLite takes the list."""
 
 
@@ -56,33 +59,42 @@ def count_held(install_ids: Sequence[UUID], mark: str = "") -> dict[str, Held]:
     return counted
 
 
+def count_spooled(install_ids: Sequence[UUID]) -> int:
+    """Acknowledged rows of installs that wait in the spool and are in no event table yet."""
+    waiting = (
+        SpooledBatch.objects.filter(install_id__in=some).aggregate(rows=Sum("row_count"))["rows"]
+        for some in _chunks(install_ids)
+    )
+    return sum(rows or 0 for rows in waiting)
+
+
 def remove_held(install_ids: Sequence[UUID]) -> int:
-    """Delete everything held of installs; how many rows of events. Safe to kill and run again."""
-    removed = 0
-    for some in _chunks(install_ids):
-        with transaction.atomic():
-            hours: set[datetime] = set()
-            for model in MODEL_OF.values():
-                found = model._default_manager.filter(install_id__in=some)  # noqa: SLF001 -- as above
-                hours.update(
-                    found.annotate(at=TruncHour("start_at")).values_list("at", flat=True).distinct()
-                )
-                removed += found._raw_delete(found.db)  # noqa: SLF001 -- no signals, no cascades: rows have neither
-            for other in _others():
-                other._default_manager.filter(install_id__in=some).delete()  # noqa: SLF001 -- as above
-            TouchedHour.objects.bulk_create(
-                TouchedHour(hour=hour, touched_at=now()) for hour in sorted(hours)
-            )
+    """Delete everything held of installs; how many rows of events. Safe to kill and run again.
+
+    Nothing of an install may be written meanwhile: its credentials have to be gone before.
+    """
+    return sum(_remove(some) for some in _chunks(install_ids))
+
+
+def _remove(install_ids: Sequence[UUID]) -> int:
+    with ExitStack() as locks:
+        for install_id in sorted(install_ids):
+            locks.enter_context(install_transaction(install_id))
+        hours: set[datetime] = set()
+        removed = 0
+        for model in MODEL_OF.values():
+            found = model._default_manager.filter(install_id__in=install_ids)  # noqa: SLF001 -- the documented way from a model class
+            hours.update(found.datetimes("start_at", "hour", tzinfo=UTC))
+            removed += found._raw_delete(found.db)  # noqa: SLF001 -- no signals, no cascades: rows have neither
+        seen = list(FirstSeen.objects.filter(install_id__in=install_ids))
+        for other in erasable_models():
+            rows = other._default_manager.filter(install_id__in=install_ids)  # noqa: SLF001 -- as above
+            rows._raw_delete(rows.db)  # noqa: SLF001 -- as above
+        restore_first_seen(seen)
+        TouchedHour.objects.bulk_create(
+            TouchedHour(hour=hour, touched_at=now()) for hour in sorted(hours)
+        )
     return removed
-
-
-def _others() -> Iterator[type[models.Model]]:
-    """Every other model of ours that names an install: ledger, quarantine, sums, cells, touches."""
-    events = set(MODEL_OF.values())
-    for model in apps.get_app_config("telemetry").get_models():
-        names = {field.attname for field in model._meta.concrete_fields}
-        if "install_id" in names and model not in events:
-            yield model
 
 
 def _chunks(install_ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:

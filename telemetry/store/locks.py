@@ -1,11 +1,15 @@
-"""The lock that makes one install's batches follow each other."""
+"""The locks: one makes an install's batches follow each other, one keeps writers of cells apart."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Final
 from uuid import UUID
 
 from fleet.lib.sql import transaction_lock, try_transaction_lock
+
+ROLLUP_LOCK: Final = "telemetry-rollup"
+"""Whoever writes cells holds it: the snapshot that is taken after it sees all that others wrote."""
 
 
 def install_transaction(install_id: UUID, *, patience_ms: int = 0) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from telemetry.models import (
     TouchedHour,
 )
 from telemetry.store.bounds import prune_books
+from telemetry.store.old_cells import drop_old_cells
 from telemetry.store.partitions import (
     Plan,
     create_partitions,
@@ -99,6 +100,7 @@ def maintain() -> Maintained:
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
     forget_traces(now())
     AggregateRecord.objects.filter(occurred_at__lt=_midnight(keep_from(now()))).delete()
+    drop_old_cells()
     deleted += prune_books(unfinished_days())
     held = tuple(sorted({partition.day for partition in plan.held}))
     return Maintained(created, dropped, deleted, held)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_client.push import PushResult, Timing
+from agent_client.push import EXIT_LATER, PushResult, Timing
+from agent_client.push_send import MAX_ATTEMPTS
 from agent_client.pusher import IDLE_ROUNDS, BackgroundPusher
 from tests.agent_client.homes import enrolled, record
 from tests.agent_client.loopback_console import LoopbackConsole
@@ -40,6 +41,24 @@ def test_it_pushes_what_is_recorded_without_being_asked(tmp_path: Path) -> None:
             deadline.wait(0.01)
         assert pusher.stop()
         assert len(console.rows) == 3
+
+
+def test_while_the_console_is_away_a_round_tries_once(tmp_path: Path) -> None:
+    attempts: list[int] = []
+    reached = threading.Event()
+    answers = [PushResult("later", EXIT_LATER, "network")] * 2 + [PushResult("nothing", 0)] * 2
+
+    def away(home: Path | None, *, timing: Timing, max_batches: int) -> PushResult:
+        attempts.append(timing.max_attempts)
+        if len(attempts) >= len(answers):
+            reached.set()
+        return answers[min(len(attempts), len(answers)) - 1]
+
+    pusher = BackgroundPusher(tmp_path, push=away, interval_s=0.001)
+    pusher.start()
+    assert reached.wait(5)
+    assert pusher.stop()
+    assert attempts[:4] == [MAX_ATTEMPTS, 1, 1, MAX_ATTEMPTS]
 
 
 def test_starting_twice_runs_one_thread(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ gates = st.builds(
     allow_aggregate=st.booleans(),
     trajectories=st.booleans(),
     pii=st.booleans(),
+    pushes_content=st.booleans(),
     asks_content=st.booleans(),
     has_past=st.booleans(),
 )

@@ -64,6 +64,7 @@ class Gates:
     allow_aggregate: bool = True
     trajectories: bool = False
     pii: bool = False
+    pushes_content: bool = False
     asks_content: bool = True
     has_past: bool = False
     """Whether a session was recorded while everything was open, before this configuration."""
@@ -77,7 +78,7 @@ class Gates:
             "content_redaction": "pii" if self.pii else "none",
             "trajectories": {"enabled": self.trajectories},
             "export": {
-                "console": {"enabled": self.console},
+                "console": {"enabled": self.console, "content": self.pushes_content},
                 "otlp": {"enabled": self.otlp, "endpoint": collector_url},
             },
         }
@@ -106,7 +107,7 @@ class Crossing:
             "local": not (gates.local and gates.console),
             # Recording may be off and its owner still agree to be counted.
             "aggregate": not (gates.console and gates.may_aggregate),
-            "trajectories": True,
+            "trajectories": not (gates.console and gates.trajectories and gates.pushes_content),
         }
         found += [f"pushed: {plane}" for plane in self.planes if shut.get(plane, True)]
         if self.collected and not (gates.local and gates.otlp):

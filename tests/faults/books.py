@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from django.db import connection
 
 from agent_client.contract.tables import BY_NAME
 from telemetry.models import EVENT_MODELS, IngestBatch, InstallIntake
+from telemetry.rollup.fill import pending_hours
+from telemetry.rollup.verify import verify_cells
 from tests.agent_client import builders as agent
 
 type Ids = Mapping[str, set[object]]
@@ -94,3 +97,11 @@ def sent_from(home: Path) -> dict[str, set[object]]:
 def check_books(home: Path) -> None:
     """Everything a home recorded is on the console, once, and both ledgers balance."""
     assert faults_of(read_books(), sent_from(home)) == []
+
+
+def check_cells(first: datetime, last: datetime) -> None:
+    """Nothing waits to be folded, and from ``first`` to ``last`` each cell is what its rows say."""
+    assert pending_hours() == []
+    report = verify_cells(first, last + timedelta(hours=1))
+    assert report.differences == []
+    assert (report.waiting_touches, report.skipped_hours) == (0, 0)

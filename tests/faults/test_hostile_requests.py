@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -22,6 +26,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.both_engines,
     pytest.mark.slow,
+    pytest.mark.timeout(served.PATIENCE_S),
 ]
 MEBIBYTE = 2**20
 BODY = make.ndjson(make.tool_call(1))
@@ -38,8 +43,9 @@ def console(
         yield console
 
 
-def check_alive(console: served.Served, token: str) -> None:
-    """A good push is taken as ever."""
+def check_alive(console: served.Served) -> None:
+    """A good push of another install is taken as ever."""
+    token = raw.credential_of(uuid4())
     answer = raw.push(console.url, token, make.ndjson(make.tool_call(7, span_id=str(uuid4()))))
     assert answer.status == 200
 
@@ -89,13 +95,13 @@ WRONG: dict[str, Wrong] = {
 def test_a_request_that_is_wrong_in_its_form_is_refused_and_stores_nothing(
     console: served.Served, what: str
 ) -> None:
-    token = raw.credential_of()
+    token = raw.credential_of(uuid4())
     answer = raw.exchange(console.url, WRONG[what](raw.push_headers(token)))
     status = raw.status_of(answer)
     # A server may also just hang up on what is no HTTP.
     assert status == 0 or 400 <= status < 500 or _is_harmless(what, status), answer[:300]
     assert "Traceback" not in console.log_text()
-    check_alive(console, token)
+    check_alive(console)
 
 
 def _is_harmless(what: str, status: int) -> bool:
@@ -140,7 +146,7 @@ def peak_bytes(pid: int) -> int:
 def test_a_bomb_is_refused_or_taken_line_by_line_within_bounded_memory(
     console: served.Served, what: str
 ) -> None:
-    token = raw.credential_of()
+    token = raw.credential_of(uuid4())
     encoding, body = BOMBS[what]()
     try:
         answer = raw.push(console.url, token, body, Content_Encoding=encoding)
@@ -151,11 +157,99 @@ def test_a_bomb_is_refused_or_taken_line_by_line_within_bounded_memory(
     assert read_books().row_count == 0
     (pid,) = console.worker_pids()
     assert peak_bytes(pid) < MOST_MEMORY, f"{peak_bytes(pid) // MEBIBYTE} MiB"
-    check_alive(console, token)
+    check_alive(console)
+
+
+def waiting(console: served.Served, count: int, stack: ExitStack) -> list[socket.socket]:
+    """So many connections, held open."""
+    parts = urlsplit(console.url)
+    place = (parts.hostname, parts.port)
+    return [
+        stack.enter_context(socket.create_connection(place, timeout=raw.TIMEOUT_S))
+        for _ in range(count)
+    ]
+
+
+def test_slow_clients_do_not_keep_the_others_out(console: served.Served) -> None:
+    """Each holds a connection and sends next to nothing: more of them than there are threads."""
+    token = raw.credential_of(uuid4())
+    whole = raw.raw_request(raw.push_headers(token), BODY)
+    with ExitStack() as stack:
+        for number, plain in enumerate(waiting(console, 24, stack)):
+            plain.sendall(whole[: 1 if number % 2 else len(whole) - 5])
+        began_s = time.monotonic()
+        check_alive(console)
+        assert time.monotonic() - began_s < 9
+    assert IngestBatch.objects.count() == 1
+
+
+def test_a_slow_client_that_comes_to_its_end_is_served(console: served.Served) -> None:
+    token = raw.credential_of(uuid4())
+    whole = raw.raw_request(raw.push_headers(token), BODY)
+    with ExitStack() as stack:
+        (plain,) = waiting(console, 1, stack)
+        for at in range(0, len(whole), 20):
+            plain.sendall(whole[at : at + 20])
+            time.sleep(0.005)
+        assert plain.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_who_asks_whether_to_go_on_is_told_and_served(console: served.Served) -> None:
+    headers = raw.push_headers(raw.credential_of(uuid4()), Expect="100-continue")
+    whole = raw.raw_request(headers, BODY)
+    with ExitStack() as stack:
+        (plain,) = waiting(console, 1, stack)
+        plain.sendall(whole[: -len(BODY)])
+        assert plain.recv(100).startswith(b"HTTP/1.1 100")
+        plain.sendall(BODY)
+        assert plain.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_patience_with_a_slow_client_ends(tmp_path: Path) -> None:
+    whole = raw.raw_request(raw.push_headers(raw.credential_of(uuid4())), BODY)
+    hasty = "tests.faults.hasty.HastyWorker"
+    with (
+        served.serve(tmp_path, worker_count=1, worker_class=hasty) as console,
+        ExitStack() as stack,
+    ):
+        in_the_head, in_the_body = waiting(console, 2, stack)
+        in_the_head.sendall(whole[:10])
+        in_the_body.sendall(whole[:-5])
+        assert in_the_head.recv(100) == b""
+        assert in_the_body.recv(100).startswith(b"HTTP/1.1 400")
+        dribble = stack.enter_context(ThreadPoolExecutor(1)).submit(dribbles, console, whole)
+        assert dribble.result(20) < len(whole)
+        assert "Traceback" not in console.log_text()
+    assert not IngestBatch.objects.exists()
+
+
+def dribbles(console: served.Served, whole: bytes) -> int:
+    """Send byte after byte, never idle for long; how many went before the other side hung up."""
+    with ExitStack() as stack:
+        (plain,) = waiting(console, 1, stack)
+        plain.sendall(whole[:-100])
+        plain.settimeout(0.05)
+        for at in range(len(whole) - 100, len(whole)):
+            try:
+                if plain.recv(1) in {b"", b"H"}:
+                    return at
+            except TimeoutError:
+                plain.sendall(whole[at : at + 1])
+            except ConnectionError:
+                return at
+        return len(whole)
+
+
+def test_a_hundred_connections_that_say_nothing_harm_nobody(console: served.Served) -> None:
+    with ExitStack() as stack:
+        waiting(console, 100, stack)
+        began_s = time.monotonic()
+        check_alive(console)
+        assert time.monotonic() - began_s < 9
 
 
 def test_a_flood_of_bad_requests_leaves_the_good_ones_whole(console: served.Served) -> None:
-    token = raw.credential_of()
+    token = raw.credential_of(uuid4())
     bad = [WRONG[what](raw.push_headers(token)) for what in ("two lengths", "no HTTP at all")]
 
     def push(number: int) -> int:

@@ -15,11 +15,16 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from agent_client.contract import wire
+from telemetry.api.otlp_answers import MEDIA_PROTOBUF
 from tests import builders
-from tests.faults import raw
+from tests.faults import raw, served
 from tests.telemetry import builders as make
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.both_engines]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.both_engines,
+    pytest.mark.timeout(served.PATIENCE_S),
+]
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -43,10 +48,23 @@ BODIES = st.one_of(
 )
 
 
-@schemathesis.serializer(wire.MEDIA_NDJSON, "application/x-protobuf")
+@schemathesis.serializer(wire.MEDIA_NDJSON, MEDIA_PROTOBUF)
 def _as_it_is(_: object, value: object) -> bytes:
     """What schemathesis does not know how to write: bytes as they are."""
-    return value if isinstance(value, bytes) else repr(value).encode()
+    data = getattr(value, "data", value)
+    return data if isinstance(data, bytes) else repr(data).encode()
+
+
+def trace_bodies() -> st.SearchStrategy[bytes]:
+    """An export as an SDK writes it: whole, cut, with foreign bytes in it; or no export at all."""
+    whole = raw.otlp_export()
+    damaged = st.tuples(st.integers(0, len(whole)), st.binary(max_size=4)).map(
+        lambda at: whole[: at[0]] + at[1] + whole[at[0] + len(at[1]) :]
+    )
+    return st.one_of(st.just(whole), damaged, st.binary(max_size=100))
+
+
+OTLP_BODIES = trace_bodies()
 
 
 def document() -> dict[str, Any]:  # Any: an OpenAPI document
@@ -76,10 +94,10 @@ def test_whatever_is_asked_the_answer_is_as_documented(
     operation = operation_of(live_server, path, method)
 
     @EXAMPLES
-    @given(case=operation.as_strategy(), body=BODIES)
-    def ask(case: Any, body: bytes) -> None:  # noqa: ANN401 -- schemathesis' own type
-        if case.media_type == wire.MEDIA_NDJSON:
-            case.body = body
+    @given(case=operation.as_strategy(), lines=BODIES, spans=OTLP_BODIES)
+    def ask(case: Any, lines: bytes, spans: bytes) -> None:  # noqa: ANN401 -- schemathesis' own type
+        bodies = {wire.MEDIA_NDJSON: lines, MEDIA_PROTOBUF: spans}
+        case.body = bodies.get(case.media_type, case.body)
         case.call_and_validate(headers={"Authorization": f"Bearer {token}"}, checks=CHECKS)
         case.call_and_validate(checks=CHECKS)
 
@@ -90,4 +108,5 @@ def test_whatever_is_asked_the_answer_is_as_documented(
 def test_each_operation_documents_its_problems(path: str, method: str) -> None:
     answers = document()["paths"][path][method.lower()]["responses"]
     assert {"4XX", "503"} <= set(answers)
-    assert set(answers["4XX"]["content"]) == {wire.MEDIA_PROBLEM}
+    media = {MEDIA_PROTOBUF, "application/json"} if path[:4] == "/v1/" else {wire.MEDIA_PROBLEM}
+    assert set(answers["4XX"]["content"]) == media

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from fleet.bringup import BEAT_OPTIONS, WORKER_OPTIONS
-from fleet.lib.clock import floor_hour, ns_to_datetime
-from telemetry.rollup.fill import pending_hours, verify_hour
+from fleet.lib.clock import ns_to_datetime
+from telemetry.rollup.fill import pending_hours
 from tests.faults import raw, served
-from tests.faults.books import read_books
+from tests.faults.books import check_cells, read_books
 from tests.faults.servers import RedisServer
 from tests.telemetry import builders as make
 
@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.redis,
     pytest.mark.postgres,
     pytest.mark.slow,
+    pytest.mark.timeout(served.PATIENCE_S),
 ]
 AT_NS = make.recent_ns(2 * 3600)
 
@@ -68,7 +69,7 @@ def wait_for_cells(folder: Path) -> None:
         return "".join((folder / f"{name}.log").read_text() for name in ("worker", "beat"))
 
     served.wait_until(is_filled, logs)
-    assert verify_hour(floor_hour(ns_to_datetime(AT_NS))) == []
+    check_cells(ns_to_datetime(AT_NS), ns_to_datetime(AT_NS))
 
 
 def test_pushes_go_on_without_redis_and_rollups_catch_up_after_it(

@@ -13,7 +13,7 @@ from django.db.models import Model
 from fleet.lib.clock import floor_hour
 from telemetry.models import (
     ALL_GROUPS,
-    NEW_CELL_MODELS,
+    CELL_MODELS,
     ErrorEvent,
     HistogramCell,
     InstallCell,
@@ -173,7 +173,7 @@ def _tool_call(count: Recount, tool: ToolCall) -> None:
 def stored() -> Cells:
     """Every cell as it is stored, in the same form."""
     cells: dict[Key, Counter[str]] = {}
-    for model in NEW_CELL_MODELS:
+    for model in CELL_MODELS:
         name = model.__name__
         rows: Iterable[dict[str, Any]] = cast("type[Model]", model)._default_manager.values()
         for row in rows:

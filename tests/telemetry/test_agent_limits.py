@@ -12,6 +12,7 @@ from agent_client import enroll, push
 from agent_client.push_send import Timing
 from fleet.api import buckets
 from fleet.enroll import mint_token
+from telemetry.api import limits
 from telemetry.models import ModelCall, Run
 from tests.agent_client.summaries import run_of
 
@@ -33,9 +34,9 @@ class Waits:
 
     def sleep(self, wait_s: float) -> None:
         self.found_s.append(wait_s)
-        with buckets._LOCAL._lock:
-            for key in buckets._LOCAL._empty_at_s:
-                buckets._LOCAL._empty_at_s[key] -= wait_s
+        for moments in (buckets._LOCAL._empty_at_s, limits._HOLDS._until_s):
+            for key in list(moments):
+                moments[key] -= wait_s  # type: ignore[index]  # keys of its own
 
     def timing(self) -> Timing:
         return Timing(sleep=self.sleep)

@@ -269,7 +269,7 @@ def test_a_summary_comes_in_under_consent_with_a_receipt_and_keeps_it() -> None:
 def test_a_policy_against_it_closes_the_aggregate_plane(
     monkeypatch: pytest.MonkeyPatch, bound: dict[str, object]
 ) -> None:
-    monkeypatch.setattr(views, "mandatory_values", lambda _: bound)
+    monkeypatch.setattr(views, "mandatory_of", lambda _: bound)
     sent = {"Telemetry_Plane": "aggregate", "Telemetry_Consent": '{"consent_state":"aggregate"}'}
     assert problem(post(enrolled(), make.line(SUMMARY), **sent)) == (403, "plane_closed")
     assert not AggregateRecord.objects.exists()
@@ -278,7 +278,7 @@ def test_a_policy_against_it_closes_the_aggregate_plane(
 def test_a_policy_that_forbids_the_push_closes_the_local_plane(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(views, "mandatory_values", lambda _: {"telemetry.local": False})
+    monkeypatch.setattr(views, "mandatory_of", lambda _: {"telemetry.local": False})
     assert problem(post(enrolled())) == (403, "plane_closed")
 
 

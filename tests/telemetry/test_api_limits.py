@@ -9,12 +9,13 @@ from uuid import uuid4
 
 import pytest
 from django.test import Client, override_settings
+from pytest_django import DjangoAssertNumQueries
 
 from agent_client.contract import wire
 from fleet.api import buckets
 from fleet.api.buckets import WINDOW_S, LocalBuckets, Quota, Want, take
 from fleet.api.errors import ApiProblem
-from telemetry.api.limits import Meter, rows_in
+from telemetry.api.limits import Holds, Meter, rows_in
 from telemetry.models import IngestBatch
 from tests import claims
 from tests.builders import Answer, enroll_one
@@ -100,6 +101,12 @@ def test_one_does_not_take_from_another(who: str) -> None:
 @pytest.mark.redis
 def test_a_quota_of_zero_is_no_limit(who: str) -> None:
     assert all(take(who, Want(Quota("rows", 0), 10**9)).is_taken for _ in range(3))
+
+
+@pytest.mark.redis
+def test_a_limit_that_is_lifted_forgives_what_is_owed(who: str) -> None:
+    take(who, Want(Quota("rows", 1), 1000))
+    assert take(who, Want(Quota("rows", 0), 5), Want(Quota("bytes", 9), 5)).is_taken
 
 
 def test_a_process_keeps_the_fullest_buckets_only() -> None:
@@ -189,6 +196,28 @@ def test_a_repeated_batch_costs_no_rows_and_is_answered_when_none_are_left() -> 
 @both_engines
 @pytest.mark.django_db
 @override_settings(FLEET_RATE_INSTALL_ROWS_PER_MIN=10)
+def test_who_was_told_to_wait_is_refused_without_a_query(
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    _install, credential = enroll_one()
+    assert [push(credential, lines(8)).status_code for _ in range(2)] == [200, 429]
+    with django_assert_num_queries(0):
+        again = push(credential, lines(8))
+    assert (again.status_code, again.headers["Retry-After"]) == (429, "5")
+
+
+def test_holds_end_by_themselves_and_are_bounded() -> None:
+    held = Holds(most=3)
+    for number in range(5):
+        held.add(f"Bearer {number}", 60)
+    assert [held.left_s(f"Bearer {number}") > 0 for number in range(5)] == [True] * 3 + [False] * 2
+    held.add("Bearer 0", -1)
+    assert held.left_s("Bearer 0") == 0
+
+
+@both_engines
+@pytest.mark.django_db
+@override_settings(FLEET_RATE_INSTALL_ROWS_PER_MIN=10)
 def test_another_install_is_not_refused_for_it() -> None:
     (_one, noisy), (_two, quiet) = enroll_one(), enroll_one()
     assert [push(noisy, lines(10)).status_code for _ in range(3)] == [200, 429, 429]
@@ -244,6 +273,15 @@ def test_a_body_of_unknown_length_is_charged_when_it_was_read() -> None:
     with pytest.raises(ApiProblem) as refused:
         Meter(install_id).take_bytes(None)
     assert 55 <= int(refused.value.headers["Retry-After"]) <= 62
+
+
+@override_settings(FLEET_RATE_INSTALL_BYTES_PER_MIN=wire.MAX_BODY_BYTES // 2)
+def test_a_false_length_is_no_debt_beyond_a_body_s_limit() -> None:
+    install_id = uuid4()
+    Meter(install_id).take_bytes(10**12)
+    with pytest.raises(ApiProblem) as refused:
+        Meter(install_id).take_bytes(1)
+    assert int(refused.value.headers["Retry-After"]) <= 61
 
 
 def test_nothing_is_left_in_hand() -> None:

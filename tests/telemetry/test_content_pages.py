@@ -136,3 +136,14 @@ def test_a_withdrawal_is_shown_on_the_install_page() -> None:
     text = client.get(path).content.decode()
     assert "Withdrawn" in text
     assert SESSION in text
+
+
+def test_the_page_of_a_run_leads_to_what_was_said_for_those_who_may_ask() -> None:
+    with_content()
+    make.push(make.run(run_id="r-1", session_id=SESSION), make.run(2, run_id="r-2"))
+    path = f"/runs/{make.INSTALL}/?run="
+    reader = client_of("view_run", "view_trajectory")
+    assert "what was said" in reader.get(f"{path}r-1").content.decode()
+    assert "what was said" not in reader.get(f"{path}r-2").content.decode()
+    User.objects.get().user_permissions.set(Permission.objects.filter(codename="view_run"))
+    assert "what was said" not in reader.get(f"{path}r-1").content.decode()

@@ -129,7 +129,7 @@ def _erase_and_die(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     inside = {
         "in tombstone": (erasure.__dict__, "record_change"),
         "in day": (erase.__dict__, "_seconds"),
-        "in others": (erase.__dict__, "_restore_first_seen"),
+        "in others": (erase.__dict__, "restore_first_seen"),
         "in finish": (erasure.__dict__, "seal_report"),
     }
     try:

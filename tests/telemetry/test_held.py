@@ -8,16 +8,19 @@ from uuid import UUID
 
 import pytest
 from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
 from telemetry.models import (
     AggregateRecord,
+    FirstSeen,
     IngestBatch,
+    InstallCell,
     InstallIntake,
     QuarantinedLine,
     Run,
     TouchedHour,
 )
-from telemetry.store.held import Held, count_held, remove_held
+from telemetry.store.held import Held, count_held, count_spooled, remove_held
 from tests.telemetry import builders as make
 from tests.telemetry.test_commands import say
 
@@ -60,18 +63,42 @@ def test_removal_takes_rows_ledger_and_quarantine_and_nobody_elses() -> None:
 
 
 def test_the_hours_of_removed_rows_are_made_again_without_them() -> None:
-    make.push(make.run())
+    start_ns = make.recent_ns()
+    for install_id in (make.INSTALL, OTHER):
+        make.push(make.run(start_ns=start_ns), install_id=install_id)
     say("telemetry_rollup")
     remove_held([make.INSTALL])
     assert list(TouchedHour.objects.values_list("batch_id", flat=True)) == [None]
     say("telemetry_rollup")
     assert "1 hours are exact." in say("telemetry_rollup", verify=True)
+    assert set(InstallCell.objects.values_list("install_id", flat=True)) == {OTHER}
+
+
+def test_what_others_use_too_stays_in_the_register_of_first_uses() -> None:
+    make.push(make.model_call(model="common"), make.model_call(2, model="own"))
+    make.push(make.model_call(model="common"), install_id=OTHER)
+    say("telemetry_rollup")
+    remove_held([make.INSTALL])
+    seen = FirstSeen.objects.filter(kind=FirstSeen.Kind.MODEL)
+    assert list(seen.values_list("value", "install_id")) == [("common", OTHER)]
+
+
+def test_rows_in_the_spool_are_counted_and_go_too(settings: Settings) -> None:
+    settings.FLEET_VALVE = "open"
+    make.push(make.run(), make.model_call())
+    assert count_spooled([make.INSTALL]) == 2
+    assert count_spooled([OTHER]) == 0
+    remove_held([make.INSTALL])
+    assert count_spooled([make.INSTALL]) == 0
 
 
 def test_the_command_counts_and_deletes_only_when_it_is_told_twice(tmp_path: Path) -> None:
     make.push(make.run())
     path = listed(tmp_path, make.INSTALL)
-    assert json.loads(say("telemetry_held", path))["tel_runs"] == {"rows": 1, "distinct": 1}
+    assert json.loads(say("telemetry_held", path))["tables"]["tel_runs"] == {
+        "rows": 1,
+        "distinct": 1,
+    }
     with pytest.raises(CommandError, match="of 1 installs for good"):
         call_command("telemetry_held", path, remove=True)
     assert json.loads(say("telemetry_held", path, remove=True, yes=True)) == {"removed": 1}

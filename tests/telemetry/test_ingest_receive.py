@@ -198,9 +198,9 @@ def test_a_merged_run_does_not_send_its_children_through_the_stage() -> None:
 def test_a_batch_of_new_rows_costs_few_statements_however_many_tables() -> None:
     make.push(*make.one_of_each(make.recent_ns()))
     statements = statements_of(lambda: make.push(*make.one_of_each(make.recent_ns())))
-    # known? · begin · lock · erased? · known? · two savepoints, released · ledger · commit
+    # known? · begin · lock · erased? · known? · two savepoints · ledger · commit
     copies = [text for text in statements if "COPY" in text]
-    assert (len(copies), len(statements) - len(copies)) == (10, 11)
+    assert (len(copies), len(statements) - len(copies)) == (10, 9)
 
 
 @pytest.mark.postgres

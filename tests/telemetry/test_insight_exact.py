@@ -20,8 +20,8 @@ from telemetry.insight.calls import TOKEN_FIELDS
 from telemetry.insight.filters import Filters
 from telemetry.insight.window import HOUR, Window
 from telemetry.models import (
+    CELL_MODELS,
     EVENT_MODELS,
-    NEW_CELL_MODELS,
     ErrorEvent,
     EventRow,
     FillState,
@@ -117,7 +117,7 @@ FILTERS = st.builds(
 
 def store(fleet: Rows) -> None:
     """The rows of a fleet through the real ingest, folded; nothing else is there."""
-    for model in (*EVENT_MODELS, *NEW_CELL_MODELS, FillState, FirstSeen, TouchedHour):
+    for model in (*EVENT_MODELS, *CELL_MODELS, FillState, FirstSeen, TouchedHour):
         model._default_manager.all().delete()
     for number, install_id in enumerate(INSTALLS):
         records = [

@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from fleet.lib.clock import datetime_to_ns, now
 from telemetry.ingest.otlp_traces import TraceFacts, is_same, merged, run_row, said_from_json
 from telemetry.models import (
-    NEW_CELL_MODELS,
+    CELL_MODELS,
     ErrorEvent,
     IngestBatch,
     ModelCall,
@@ -64,7 +64,7 @@ def stored_run() -> dict[str, object]:
 def test_any_cut_order_and_repetition_of_a_trace_gives_the_same_run_and_sums(seed: int) -> None:
     for model in (Run, ModelCall, ToolCall, ErrorEvent, OtlpTrace, IngestBatch):
         model._default_manager.all().delete()
-    for model in (*NEW_CELL_MODELS, ReplacedRun, TouchedHour):
+    for model in (*CELL_MODELS, ReplacedRun, TouchedHour):
         model._default_manager.all().delete()
     spans, rng = trace(recent_ns(2 * 3600)), random.Random(seed)
     sent = [*spans, *rng.sample(spans, rng.randint(0, len(spans)))]
@@ -149,10 +149,11 @@ SPANS = st.tuples(PLACES, st.sampled_from(["x", "y", "", "z"]), st.integers(1, 9
 def facts_of(spans: list[tuple[tuple[int, int, str], str, int]]) -> TraceFacts:
     facts = TraceFacts("t", spans[0][0][1])
     for (rank, start_ns, span_id), value, end_ns in spans:
-        facts.add_span(rank, start_ns, span_id)
-        facts.say("session_id", value)
+        place = facts.add_span(rank, start_ns, span_id)
+        if value:
+            facts.say("session_id", place, value)
         if rank <= 1:
-            facts.end(end_ns, value or "completed")
+            facts.end(rank, end_ns, span_id, value or "completed")
     return facts
 
 

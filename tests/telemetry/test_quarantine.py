@@ -112,11 +112,19 @@ def test_a_line_that_was_cut_or_scrubbed_is_never_replayed() -> None:
     assert ToolCall.objects.get().tool_name == "terminal"
 
 
-@pytest.mark.parametrize("raw", [b'{"a\x00":1}', b"\xff\xfe", '{"x": "caf\u00e9"}'.encode()])
+@pytest.mark.parametrize("raw", [b'{"a\x00":1}', b"{\xff\xfe", '{"x": "caf\u00e9"}'.encode()])
 def test_a_line_is_replayable_only_when_its_text_is_its_bytes(raw: bytes) -> None:
     make.push(raw)
     line = QuarantinedLine.objects.get()
     assert line.is_replayable == (line.raw_text.encode() == raw)
+
+
+@pytest.mark.parametrize("raw", [b"", b"(a span)", b'{"otlp_span":{"trace_id":"x"}}'])
+def test_what_only_describes_a_line_is_not_replayable(raw: bytes) -> None:
+    from telemetry.ingest.spool import quarantined_text
+    from telemetry.ingest.validate import Refused
+
+    assert not quarantined_text(Refused(1, "wrong_type", "", raw)).is_replayable
 
 
 def test_lines_of_another_install_are_not_mixed_in() -> None:

@@ -122,7 +122,7 @@ def test_a_replay_asks_first_with_what_would_happen() -> None:
     _status, shown = act(client_of(*ALL), "replay", *ids)
     assert "Replay 3 lines?" in shown
     assert "accept 2 of them" in shown
-    assert "1 more were cut or scrubbed" in shown
+    assert "1 more were not kept" in shown
     assert not ToolCall.objects.exists()
 
 

@@ -13,7 +13,7 @@ from django.db import connection
 from fleet.lib.clock import floor_hour, now, ns_to_datetime
 from telemetry.models import (
     ALL_GROUPS,
-    NEW_CELL_MODELS,
+    CELL_MODELS,
     CostsCell,
     ErrorsCell,
     FillState,
@@ -165,7 +165,7 @@ def test_an_hour_with_only_uncounted_kinds_is_filled_and_holds_nothing_back() ->
     assert unfinished_days() == {HOUR.date()}
     assert (fill_pending(), pending_hours(), unfinished_days()) == (1, [], frozenset())
     assert FillState.objects.get().state == FillState.State.DONE
-    assert not any(model._default_manager.exists() for model in NEW_CELL_MODELS)
+    assert not any(model._default_manager.exists() for model in CELL_MODELS)
     call_command("telemetry_rollup", "--verify")
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fleet.lib.clock import floor_hour, ns_to_datetime
 from telemetry.models import (
+    CELL_MODELS,
     EVENT_MODELS,
-    NEW_CELL_MODELS,
     FillState,
     FirstSeen,
     IngestBatch,
@@ -86,7 +86,7 @@ STEPS = st.lists(
     | st.tuples(st.just("refill"), NUMBERS)
     | st.tuples(st.just("again"), NUMBERS),
     min_size=1,
-    max_size=12,
+    max_size=9,
 )
 INSTALLS = (make.INSTALL, UUID("01890000-0000-7000-8000-000000000002"))
 # Two hours before a UTC midnight and two after it: a run stays in the hour where it began.
@@ -116,7 +116,7 @@ def record_of(item: tuple[str, int, int, str | None, float | None]) -> dict[str,
 
 @both_engines
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(STEPS)
 def test_cells_are_what_the_rows_say_whatever_comes_in_whatever_order(
@@ -154,7 +154,7 @@ def test_cells_are_what_the_rows_say_whatever_comes_in_whatever_order(
 
 EVERYTHING: tuple[type[Model], ...] = (
     *EVENT_MODELS,
-    *NEW_CELL_MODELS,
+    *CELL_MODELS,
     FirstSeen,
     TouchedHour,
     ReplacedRun,

@@ -24,6 +24,8 @@ from agent_client.simulation.script import S
 
 AT_ONCE: Final = 16
 """Installs that enroll, or hand in history, at the same time."""
+WARM_UP_PER_S: Final = 400
+"""Installs whose runs under way are made in a second of CPU, on a slow machine."""
 CONSOLE_WAIT_S: Final = 60.0
 FINISH_S: Final = 300.0
 """How long the last rows are tried for after a life that ended by itself."""
@@ -113,7 +115,7 @@ class Crowd:
             await self._wait_for_console()
             self._gather_members()
             await self._enroll_all()
-            self._begin()
+            await self._begin()
             if self.plan.history_days and not self.stopping.is_set():
                 await self._hand_in_histories()
             ends_ns = await self._live()
@@ -158,15 +160,23 @@ class Crowd:
         numbers = range(1, plan.installs + 1)
         self._installs = [Install(self._around, member_of(plan.seed, each)) for each in numbers]
 
-    def _begin(self) -> None:
-        """Decide when life begins: every id and every batch depends on it."""
+    async def _begin(self) -> None:
+        """Decide when life begins: every id and every batch depends on it.
+
+        A little ahead, so that what is under way by then can be made before anybody has to push.
+        """
         plan = self.plan
-        base_ns = plan.base_ns or time.time_ns() // S * S
+        ahead_s = 1 + plan.installs // WARM_UP_PER_S
+        base_ns = plan.base_ns or (time.time_ns() // S + ahead_s) * S
         self.story = self._around.story = Story(plan.seed, base_ns, plan.tempo)
         self._around.packer = Packer(self.story.mark, is_zstd_there=has_zstd())
-        for install in self._installs:
-            install.begin(is_behind=plan.history_days > 0)
         self.say(f"seed {plan.seed}, base {base_ns}, mark {self.story.mark}")
+        for install in self._installs:
+            # With a base of the past every interval is told anew, batch for batch; else only what
+            # took longer to prepare than was thought.
+            install.begin(is_behind=plan.history_days > 0 or not plan.base_ns)
+            install.maker.warm_up()
+            await asyncio.sleep(0)  # a signal, or the line
 
     async def _enroll_all(self) -> None:
         tokens = {group: _written(text) for group, text in self.plan.tokens.items()}
@@ -180,7 +190,7 @@ class Crowd:
                 if error.code in FATAL:
                     hint = HINTS.get(error.code, "")
                     raise CrowdError(f"enrollment is refused: {error}. {hint}".strip()) from error
-                install.is_out = True
+                install.out_code = error.code
 
         await self._few_at_once(enroll)
         took_s = time.monotonic() - began_s
@@ -233,9 +243,8 @@ class Crowd:
                 await everything
         finally:
             stop.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            everything.cancel()
+            await asyncio.gather(everything, *tasks, return_exceptions=True)
 
     async def _finish(self, ends_ns: int) -> None:
         """Hand in what is left, for a bounded time."""

@@ -2,7 +2,7 @@
 
 What it does at a failure is what the real client does: the batch is kept and sent again byte for
 byte, with full jitter between attempts; Retry-After is obeyed; a round that failed is over, and the
-next comes an interval later with everything that has gathered.
+next comes an interval later with everything that has gathered, and tries once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agent_client.contract.wire import (
     PATH_TELEMETRY,
     Receipt,
 )
+from agent_client.http import http_date
 from agent_client.push_send import BACKOFF_BASE_S, BACKOFF_CAP_S, MAX_ATTEMPTS, MAX_WAIT_S
 from agent_client.simulation.crowd.batches import MAX_BATCH_ROWS, CrowdBatch, Packer
 from agent_client.simulation.crowd.making import Made, Maker, Story
@@ -35,6 +36,8 @@ from agent_client.simulation.script import S, World, version_at
 
 JSON_HEADERS: Final = {"Content-Type": "application/json"}
 TRANSIENT: Final = frozenset({408, 425, 429})
+MAKING_AT_ONCE: Final = 4
+"""Ten thousand that are due at once would make rows for a minute before any answer is read."""
 DRIFTED_KEY: Final = "telemetry.retention_days"
 
 
@@ -51,7 +54,8 @@ class Surroundings:
     """What all installs of a crowd share.
 
     ``story`` and ``packer`` are decided when everybody has enrolled. ``chance`` is for jitter only:
-    nothing that is sent depends on it. ``bundles``: those that some install has fetched.
+    nothing that is sent depends on it. ``bundles``: those that some install has fetched. ``turn``
+    is held while rows are made or packed.
     """
 
     pool: Pool
@@ -61,6 +65,7 @@ class Surroundings:
     story: Story
     packer: Packer
     bundles: set[str] = field(default_factory=set)
+    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAKING_AT_ONCE))
 
 
 @dataclass(slots=True)
@@ -80,13 +85,19 @@ class Install:
         self.around, self.member = around, member
         self.maker = Maker(around.story, member)
         self.credential = ""
-        self.is_out = False
+        self.out_code = ""
+        """Why the console does not take this install any more."""
         self.policy = Policy()
         self._batch: CrowdBatch | None = None
         self._gathered: list[Made] = []
         self._batch_count = 0
         self._checkin_seq = time.time_ns() // 1_000_000
         self._is_behind = False
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the console has turned it away for good."""
+        return bool(self.out_code)
 
     def begin(self, *, is_behind: bool) -> None:
         """Take up the story that was decided; ``is_behind``: the past comes first."""
@@ -155,7 +166,9 @@ class Install:
             return
         self.around.meter.active += 1
         try:
-            await asyncio.gather(self._push_on(ends_ns), self._sync_on(ends_ns))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._push_on(ends_ns))
+                both.create_task(self._sync_on(ends_ns))
         finally:
             self.around.meter.active -= 1
 
@@ -166,7 +179,7 @@ class Install:
             await _sleep_until(slot_ns)
             if self._is_behind:  # what gathered in an outage goes as one batch
                 slot_ns += max(0, time.time_ns() - slot_ns) // interval_ns * interval_ns
-            self._gather(slot_ns)
+            await self._gather(slot_ns)
             wait_s = await self._push_gathered("push", slot_ns)
             self._is_behind = self._batch is not None
             slot_ns += interval_ns
@@ -177,7 +190,7 @@ class Install:
     async def finish(self, ends_ns: int) -> None:
         """Hand in what is left of the life up to ``ends_ns``; tries until it is cancelled."""
         if not self.member.habits.is_silent:
-            self._gather(ends_ns)
+            await self._gather(ends_ns)
         await self._push_all("final")
 
     async def _push_all(self, kind: str) -> None:
@@ -190,40 +203,51 @@ class Install:
 
     def settle(self) -> None:
         """Enter into the ledger what never got a receipt."""
-        ledger = self.around.meter.ledger
-        if self._batch is not None:
-            ledger.unsent += self._batch.row_count
+        ledger, batch = self.around.meter.ledger, self._batch
+        left = len(self._gathered) + (batch.row_count if batch is not None else 0)
         ledger.made += len(self._gathered)
-        ledger.unsent += len(self._gathered)
+        if self.is_out:
+            ledger.refused[self.out_code] += left
+        else:
+            ledger.unsent += left
 
     # -- pushing -------------------------------------------------------------------------------
 
-    def _gather(self, until_ns: int) -> None:
-        self._gathered.extend(self.maker.life(until_ns - self.member.habits.late_s * S))
+    async def _gather(self, until_ns: int) -> None:
+        async with self.around.turn:
+            self._gathered.extend(self.maker.life(until_ns - self.member.habits.late_s * S))
+            await asyncio.sleep(0)
+
+    async def _pack(self) -> CrowdBatch | None:
+        """The next batch of what is gathered; None when there is nothing."""
+        async with self.around.turn:
+            rows = self._gathered[:MAX_BATCH_ROWS]
+            if not rows:
+                return None
+            batch = self._batch = self.around.packer.pack(self.member, rows)
+            del self._gathered[:MAX_BATCH_ROWS]
+            self._batch_count += 1
+            self.around.meter.ledger.made += batch.row_count
+            self.around.meter.ledger.batches += 1
+            self.around.meter.waiting_batches += 1
+            await asyncio.sleep(0)
+        return batch
 
     async def _push_gathered(self, kind: str, due_ns: int) -> float:
         """Send batch after batch; how long the console asks to stay away, 0 when it does not."""
         while not self.is_out:
-            if self._batch is None:
-                rows, self._gathered = (
-                    self._gathered[:MAX_BATCH_ROWS],
-                    self._gathered[MAX_BATCH_ROWS:],
-                )
-                if not rows:
-                    return 0.0
-                self._batch = self.around.packer.pack(self.member, rows)
-                self._batch_count += 1
-                self.around.meter.ledger.made += self._batch.row_count
-                self.around.meter.ledger.batches += 1
-                self.around.meter.waiting_batches += 1
-            wait_s = await self._deliver(self._batch, kind, due_ns)
+            batch = self._batch or await self._pack()
+            if batch is None:
+                return 0.0
+            wait_s = await self._deliver(batch, kind, due_ns)
             if wait_s is not None:
                 return wait_s
         return 0.0
 
     async def _deliver(self, batch: CrowdBatch, kind: str, due_ns: int) -> float | None:
         """Send until it is acknowledged or refused (None); else how long to stay away at least."""
-        for attempt in range(MAX_ATTEMPTS):
+        most = 1 if self._is_behind and kind == "push" else MAX_ATTEMPTS
+        for attempt in range(most):
             delay_s = self._delay_s(attempt)
             try:
                 reply = await self._send(batch, kind, due_ns)
@@ -242,14 +266,16 @@ class Install:
                     if asked_s > MAX_WAIT_S:
                         return asked_s
                     delay_s = asked_s + self._delay_s(0)
-            if attempt + 1 < MAX_ATTEMPTS:
+            if attempt + 1 < most:
                 await asyncio.sleep(delay_s)
         return 0.0
 
     async def _send(self, batch: CrowdBatch, kind: str, due_ns: int) -> Reply:
         self.around.meter.ledger.wire_bytes += len(batch.body)
+        clock_ns = time.time_ns() + self.member.habits.skew_ms * 1_000_000
+        headers = {**batch.headers, "Date": http_date(clock_ns)}
         return await self._ask(
-            "POST", PATH_TELEMETRY, kind, due_ns=due_ns, headers=batch.headers, body=batch.body
+            "POST", PATH_TELEMETRY, kind, due_ns=due_ns, headers=headers, body=batch.body
         )
 
     def _done_with_batch(self) -> None:
@@ -290,7 +316,8 @@ class Install:
     def _refused(self, batch: CrowdBatch, reply: Reply) -> None:
         self._done_with_batch()
         self.around.meter.ledger.refused[reply.code] += batch.row_count
-        self.is_out = reply.status == 401
+        if reply.status == 401:
+            self.out_code = reply.code
 
     # -- the policy ----------------------------------------------------------------------------
 
@@ -319,7 +346,7 @@ class Install:
             if _is_transient(reply):
                 return reply.retry_after_s or 0.0
             if reply.status == 401:
-                self.is_out = True
+                self.out_code = reply.code
                 return 0.0
             if reply.status == 200:
                 await self._take(reply)

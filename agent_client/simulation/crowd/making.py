@@ -34,7 +34,7 @@ ROWS_PER_RUN: Final = 12.1
 RUNS_PER_DAY: Final = 9.2
 """Of an install on average, over the cast."""
 MARK_DIGITS: Final = 8
-WARM_UP_NS: Final = 1200 * S
+WARM_UP_NS: Final = 300 * S
 """Runs are under way when life begins; without them the first minutes would be empty."""
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -108,6 +108,10 @@ class Maker:
         ):
             for event in run.events:
                 yield self._made(event, _end_ns(event), is_new=True)
+
+    def warm_up(self) -> None:
+        """Make the runs that are under way when life begins, ahead of the first ``life``."""
+        self._begin_runs(self._begins_ns)
 
     def life(self, until_ns: int) -> list[Made]:
         """The rows that came into being since the last call, up to and with ``until_ns``."""

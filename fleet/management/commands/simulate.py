@@ -37,6 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--connections", type=int, default=64, help="kept alive at most")
         parser.add_argument("--url", default="", help="default: this console")
         parser.add_argument("--token", default="", help="of another console; - reads it from stdin")
+        parser.add_argument("--insecure-http", action="store_true", help="no TLS beyond loopback")
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
         parser.add_argument("--remove", action="store_true", help="delete all simulated installs")
         parser.add_argument("--yes", action="store_true", help="with --remove: do not ask")
@@ -71,11 +72,14 @@ class Command(BaseCommand):
         ids, ledger = report["install_ids"], report["ledger"]
         assert isinstance(ids, list)  # noqa: S101  # our own report
         assert isinstance(ledger, dict)  # noqa: S101  # our own report
-        held = simulate.telemetry_of(ids, f"--mark={report['mark']}")
+        spooled = simulate.wait_until_stored(ids, self.stderr.write)
+        held = simulate.telemetry_of(ids, f"--mark={report['mark']}")["tables"]
         return simulate.judge_held(
             ledger["distinct"],
             held,  # type: ignore[arg-type]  # counts by table, from our own command
             partly_rejected=int(ledger["partly_rejected"]),
+            unsent=int(ledger["unsent"]),
+            spooled=spooled,
             was_there=bool(report["is_rerun"]),
         )
 
@@ -95,7 +99,8 @@ def _passed_on(options: Mapping[str, object]) -> list[str]:
     """The crowd's own options."""
     words = [f"--{name}={options[name]}" for name in PASSED_ON]
     words += [f"--base={options['base']}"] if options["base"] else []
-    return words + (["--always-on"] if options["always_on"] else [])
+    flags = [name for name in ("always_on", "insecure_http") if options[name]]
+    return words + [f"--{name.replace('_', '-')}" for name in flags]
 
 
 def _told(report: Mapping[str, object]) -> str:

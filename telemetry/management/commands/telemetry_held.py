@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
 
-from telemetry.store.held import count_held, remove_held
+from telemetry.store.held import count_held, count_spooled, remove_held
 
 
 class Command(BaseCommand):
@@ -38,4 +38,6 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({"removed": remove_held(install_ids)}))
             return
         held = count_held(install_ids, str(mark))
-        self.stdout.write(json.dumps({name: asdict(each) for name, each in held.items()}))
+        tables = {name: asdict(each) for name, each in held.items()}
+        found = {"tables": tables, "spooled": count_spooled(install_ids)}
+        self.stdout.write(json.dumps(found))

@@ -60,7 +60,7 @@ class Command(BaseCommand):
 
     def _list_lines(self, choice: Choice) -> None:
         for item in choice.lines()[:MAX_LISTED]:
-            mark = "" if item.is_replayable else "  (cut or scrubbed)"
+            mark = "" if item.is_replayable else "  (not kept whole)"
             self.stdout.write(
                 f"{item.pk}  {item.received_at:%Y-%m-%d %H:%M}  {item.install_id}  "
                 f"{item.code} {item.detail}{mark}"
@@ -77,7 +77,7 @@ class Command(BaseCommand):
             f"{item.plane} plane\n"
             f"received {item.received_at:%Y-%m-%d %H:%M:%S} UTC\n"
             f"refused: {item.code} {item.detail}\n"
-            f"replayable: {'yes' if item.is_replayable else 'no, it was cut or scrubbed'}\n"
+            f"replayable: {'yes' if item.is_replayable else 'no, it was not kept whole'}\n"
             # A terminal obeys control characters; what an agent sent must not reach it.
             f"{item.raw_text.encode('unicode_escape').decode('ascii')}"
         )

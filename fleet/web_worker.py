@@ -1,0 +1,154 @@
+"""gunicorn's threaded worker, but a client that sends slowly holds none of the console's threads.
+
+As it comes, a thread belongs to a connection from its first byte on: a dozen clients that send a
+byte and fall silent keep everybody else out. Here a silent connection has no thread; many light
+reader threads take the request in, its body on disk beyond a quarter of a MiB; and only a whole
+request gets one of the few threads that have a database connection. A reader is cut off when the
+head takes longer than ``head_s``, the body longer than ``body_s``, or nothing comes for ``idle_s``.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import IO, Any, Final, Protocol
+
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+from agent_client.contract.wire import MAX_BODY_BYTES
+
+READERS: Final = 64
+"""Threads that wait for slow clients; each costs a stack and no database connection."""
+IN_MEMORY_BYTES: Final = 256 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
+
+
+class Readable(Protocol):
+    """A body as gunicorn reads it from its socket."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; b"" at the end."""
+
+
+class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
+    """The worker class that ``up`` gives to gunicorn."""
+
+    head_s = 10.0
+    idle_s = 20
+    """What the agent itself allows one operation of its socket."""
+    body_s = 180.0
+    """8 MiB at 50 KB a second."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- gunicorn's own
+        super().__init__(*args, **options)
+        self._read_by_s: dict[TConn, float] = {}
+        self._workers: ThreadPoolExecutor | None = None
+        self._stop_by_s = 0.0
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """The readers; the threads that gunicorn was told to have do the work."""
+        self._workers = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="console")
+        return ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Give a connection a reader, once it has said something."""
+        if conn.initialized or conn.data_ready:
+            super().enqueue_req(conn)
+            return
+        conn.sock.settimeout(0)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+
+    def handle(self, conn: TConn) -> Any:  # noqa: ANN401 -- gunicorn's own
+        """Read and answer one request; in a reader."""
+        self._read_by_s[conn] = time.monotonic() + self.head_s
+        try:
+            return super().handle(conn)
+        finally:
+            self._read_by_s.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:  # noqa: ANN401 -- gunicorn's own
+        """Take in the body, then have the request answered by one of the few."""
+        assert self._workers is not None  # noqa: S101 -- made before the first connection
+        self._read_by_s[conn] = time.monotonic() + self.body_s
+        _limit_idleness(conn.sock, self.idle_s)
+        body = req.body
+        try:
+            with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as file:
+                # Who waits to be told to go on is told by gunicorn, when the work begins.
+                if body is not None and not _awaits_consent(req):
+                    req.body = _taken_in(body, file)
+                return self._workers.submit(super().handle_request, req, conn).result()
+        finally:
+            req.body = body  # gunicorn looks at it before it keeps the connection
+            _limit_idleness(conn.sock, 0)
+
+    def murder_pending(self) -> None:
+        """Cut off who sends too slowly; gunicorn comes by once a second."""
+        now_s = time.monotonic()
+        if not self.alive:  # what says nothing must not hold up the end
+            self._stop_by_s = self._stop_by_s or now_s + STOP_KEEPALIVE_LINGER
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, self._stop_by_s)
+        super().murder_pending()
+        for conn, until_s in list(self._read_by_s.items()):
+            if until_s < now_s:
+                self._read_by_s.pop(conn, None)
+                _end_reading(conn.sock)
+
+
+def _limit_idleness(plain: socket.socket, limit_s: int) -> None:
+    limit = struct.pack("ll", limit_s, 0)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        plain.setsockopt(socket.SOL_SOCKET, option, limit)
+
+
+def _end_reading(plain: socket.socket) -> None:
+    """Whoever reads from it finds the end; what is being answered is still sent."""
+    try:
+        plain.shutdown(socket.SHUT_RD)
+    except OSError:  # gone already
+        return
+
+
+def _awaits_consent(req: Any) -> bool:  # noqa: ANN401 -- gunicorn's own
+    return any(name == "EXPECT" for name, _ in req.headers)
+
+
+class _TakenIn:
+    """A body in a file; what went wrong while it was read comes at the place where it did."""
+
+    def __init__(self, file: IO[bytes], rest: Readable, error: Exception | None) -> None:
+        self._file, self._rest, self._error = file, rest, error
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes. Errors: what the reader met."""
+        data = self._file.read(-1 if size is None else size)
+        if data or size == 0:
+            return data
+        if self._error is not None:
+            raise self._error
+        return self._rest.read(-1 if size is None else size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """The next line of what was taken in."""
+        return self._file.readline(-1 if size is None else size)
+
+
+def _taken_in(body: Readable, file: IO[bytes]) -> _TakenIn:
+    """The body, read as far as any request's may go; what is beyond stays in its socket."""
+    error: Exception | None = None
+    try:
+        while file.tell() <= MAX_BODY_BYTES and (piece := body.read(_CHUNK_BYTES)):
+            file.write(piece)
+    except Exception as found:  # noqa: BLE001 -- handed on to whoever reads the body
+        error = found
+    file.seek(0)
+    return _TakenIn(file, body, error)
