@@ -12,6 +12,7 @@ FLEET_BENCH_DATABASE_URL or the local server. Results go to benchmarks/results/i
 
 from __future__ import annotations
 
+import functools
 import gzip
 import http.client
 import json
@@ -329,7 +330,7 @@ def alternated(bench: Bench, batches: list[bytes]) -> dict[str, object]:
         copied.append(copy_all(bench.url, blocks))
         for name, sent in bodies.items():
             empty(bench.url)
-            bench.measure(costs[name], rows, lambda sent=sent, name=name: bench.push(sent, name))
+            bench.measure(costs[name], rows, functools.partial(bench.push, sent, name))
         bench.measure(costs["duplicates"], rows, again)
         empty(bench.url)
         naive_us.append(load_naively(batches[:2]) / (2 * BATCH_ROWS) * 1e6)
@@ -354,7 +355,7 @@ def by_size(bench: Bench) -> dict[str, object]:
         cost = Cost()
         for _ in range(3):
             empty(bench.url)
-            bench.measure(cost, count * size, lambda sent=sent: bench.push(sent, "zstd"))
+            bench.measure(cost, count * size, functools.partial(bench.push, sent, "zstd"))
         found[str(size)] = cost.figures(count * size)
     return found
 

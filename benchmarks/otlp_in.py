@@ -297,6 +297,7 @@ def main() -> None:
             "FLEET_RATE_INSTALL_PER_MIN": "1000000",
             "FLEET_RATE_ADDRESS_PER_MIN": "1000000",
             "FLEET_LOG_LEVEL": "ERROR",
+            "FLEET_VALVE": "shut",  # what is spooled is not visible when it is answered
         }
         os.environ.pop("REDIS_URL", None)
         figures = run(name, url)

@@ -99,6 +99,31 @@ def panels_for(request: HttpRequest) -> list[Panel]:
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """A choice on the overview beside range and group: its name in the address and its values."""
+
+    name: str
+    label: str
+    any_label: str
+    value: str
+    values: tuple[str, ...]
+
+
+FilterSource = Callable[[PanelRequest], Sequence[Filter]]
+_filter_sources: list[FilterSource] = []
+
+
+def register_filters(source: FilterSource) -> None:
+    """Name the source of the overview's filters; the last one named is asked."""
+    _filter_sources[:] = [source]
+
+
+def filters_for(wanted: PanelRequest) -> list[Filter]:
+    """The filters of this page for this user."""
+    return list(_filter_sources[0](wanted)) if _filter_sources else []
+
+
+@dataclass(frozen=True, slots=True)
 class InstallPanel:
     """A part of the install page; ``context`` gets the request and the install's id."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
@@ -14,7 +14,9 @@ from fleet.console import attention
 from fleet.console.commands import enroll_url
 from fleet.console.registry import (
     RANGES,
+    Filter,
     PanelRequest,
+    filters_for,
     panels_for,
     window_of,
 )
@@ -33,7 +35,7 @@ def overview(request: HttpRequest, extra: Mapping[str, object] | None = None) ->
     context: dict[str, object] = {
         "window": window,
         "now": now(),
-        "ranges": _range_links(window.name, group_id),
+        "ranges": _range_links(window.name, group_id, ()),
         "groups": groups,
         "group_id": group_id,
         "may_see_installs": request.user.has_perm("fleet.view_install"),
@@ -49,7 +51,10 @@ def overview(request: HttpRequest, extra: Mapping[str, object] | None = None) ->
         )
     if context["may_see_installs"]:
         context["notices"] = attention.notices(group_id)
-    context["slots"] = _render_panels(PanelRequest(request, window, group_id))
+    wanted = PanelRequest(request, window, group_id)
+    context["filters"] = filters = filters_for(wanted)
+    context["ranges"] = _range_links(window.name, group_id, filters)
+    context["slots"] = _render_panels(wanted)
     return page(request, "fleet/overview.html", _("Overview"), context)
 
 
@@ -71,10 +76,13 @@ def _known_group(text: str, groups: list[tuple[int, str]]) -> int | None:
     return next((pk for pk, _name in groups if str(pk) == text), None)
 
 
-def _range_links(current: str, group_id: int | None) -> list[dict[str, object]]:
+def _range_links(
+    current: str, group_id: int | None, filters: Sequence[Filter]
+) -> list[dict[str, object]]:
     links = []
     for name in RANGES:
         query = {"range": name} | ({"group": str(group_id)} if group_id is not None else {})
+        query |= {chosen.name: chosen.value for chosen in filters if chosen.value}
         text = f"{name[:-1]}\u202f{name[-1]}"
         links.append({"text": text, "url": f"?{urlencode(query)}", "is_current": name == current})
     return links

@@ -94,6 +94,8 @@ def _take(raw: bytes, resource: Mapping[str, Attribute], decoded: Decoded) -> No
 def _span(record: Mapping[str, object], number: int, resource: Mapping[str, Attribute]) -> OtlpSpan:
     """A span. Errors: LineFault wrong_type, invalid_value, out_of_range, invalid_text."""
     attributes = _known(record.get("attributes"), KNOWN)
+    if HERMES_EVENT not in attributes:  # names that only our own agent's spans have
+        attributes = {k: v for k, v in attributes.items() if not k.startswith(HERMES_ATTRIBUTES)}
     status = record.get("status") or {}
     if not isinstance(status, dict):
         raise LineFault("wrong_type", "status")

@@ -37,13 +37,13 @@ from telemetry.ingest.otlp_values import (
     json_object,
     name_of,
     number_of,
-    text_of,
 )
 from telemetry.ingest.validate import LineFault, Refused, TimeBounds
 from telemetry.store.copy import Row
 
 NS_PER_MS: Final = 1_000_000
-_NO_ID: Final = frozenset("0")
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
 _KINDS: Final = ("span", "internal", "server", "client", "producer", "consumer")
 _CLIENT: Final = 3
 _RECORDED_SPANS: Final = frozenset({"run", "model_call", "tool_call", "span"})
@@ -88,14 +88,14 @@ class _Untimely(LineFault):
 
 
 def _check_ids(span: OtlpSpan) -> None:
-    if len(span.trace_id) != 32 or set(span.trace_id) == _NO_ID:
+    if len(span.trace_id) != len(_NO_TRACE) or span.trace_id == _NO_TRACE:
         raise LineFault("invalid_value", "trace_id")
-    if len(span.span_id) != 16 or set(span.span_id) == _NO_ID:
+    if len(span.span_id) != len(_NO_SPAN) or span.span_id == _NO_SPAN:
         raise LineFault("invalid_value", "span_id")
     if span.parent_id:
-        if len(span.parent_id) != 16:
+        if len(span.parent_id) != len(_NO_SPAN):
             raise LineFault("invalid_value", "parent_span_id")
-        if set(span.parent_id) == _NO_ID:  # some senders write no parent so
+        if span.parent_id == _NO_SPAN:  # some senders write no parent so
             span.parent_id = ""
 
 
@@ -177,27 +177,27 @@ def _take_foreign(span: OtlpSpan, bounds: TimeBounds, mapped: Mapped) -> None:
 def _tell(span: OtlpSpan, rank: int, traces: dict[str, TraceFacts]) -> TraceFacts:
     """The facts of a span's trace, with what the span says of the run added."""
     attributes, resource = span.attributes, span.resource
-    service = text_of(resource.get(names.SERVICE_NAME), names.SERVICE_NAME)
-    version = name_of(attributes, names.AGENT_VERSION) or text_of(
-        resource.get(names.SERVICE_VERSION), names.SERVICE_VERSION
-    )
-    said = {
-        "session_id": id_of(attributes, names.CONVERSATION),
-        "profile_id": name_of(attributes, names.AGENT_NAME),
-        # What SDKs write for a service that was given no name says nothing.
-        "platform": None if service and service.startswith("unknown_service") else service,
-        "agent_version": version,
-    }
+    session = id_of(attributes, names.CONVERSATION)
+    agent = name_of(attributes, names.AGENT_NAME)
+    service = name_of(resource, names.SERVICE_NAME)
+    version = name_of(attributes, names.AGENT_VERSION) or name_of(resource, names.SERVICE_VERSION)
     reason = run_end(span)
     # Nothing can be refused from here on: a refused span says nothing of its run.
     facts = traces.get(span.trace_id)
     if facts is None:
         facts = traces[span.trace_id] = TraceFacts(span.trace_id, span.start_ns)
-    facts.add_span(rank, span.start_ns, span.span_id)
-    for name, value in said.items():
-        facts.say(name, value)
-    if rank <= LOCAL_ROOT:
-        facts.end(span.ended_ns, reason)
+    place = facts.add_span(rank, span.start_ns, span.span_id)
+    if session:
+        facts.say("session_id", place, session)
+    if agent:
+        facts.say("profile_id", place, agent)
+    # What SDKs write for a service that was given no name says nothing.
+    if service and not service.startswith("unknown_service"):
+        facts.say("platform", place, service)
+    if version:
+        facts.say("agent_version", place, version)
+    if rank <= LOCAL_ROOT and span.ended_ns is not None:
+        facts.end(rank, span.ended_ns, span.span_id, reason)
     return facts
 
 

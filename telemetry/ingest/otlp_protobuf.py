@@ -101,6 +101,9 @@ def _take(
 
 def _span(message: SpanMessage, number: int, resource: Mapping[str, Attribute]) -> OtlpSpan:
     attributes = _known(message.attributes, KNOWN)
+    is_ours = HERMES_EVENT in attributes
+    if is_ours:
+        attributes |= _recorded(message.attributes)
     return OtlpSpan(
         number,
         message.trace_id.hex(),
@@ -115,7 +118,7 @@ def _span(message: SpanMessage, number: int, resource: Mapping[str, Attribute]) 
         attributes,
         resource,
         # Only our own agent says something in events that rows have a place for.
-        _events(message) if HERMES_EVENT in attributes else (),
+        _events(message) if is_ours else (),
     )
 
 
@@ -132,22 +135,28 @@ def _known(pairs: Iterable[KeyValue], names: Mapping[str, str]) -> dict[str, Att
     for pair in pairs:
         name = pair.key
         kept = names.get(name)
-        if kept is None:
-            if not name.startswith(HERMES_ATTRIBUTES):
-                continue
-            kept = name
-        if kept not in found or kept == name:  # the newest name wins over older ones
-            value = _value(pair.value)
-            if value is not None:
-                found[kept] = value
+        if kept is None or (kept in found and kept != name):  # the newest name wins
+            continue
+        value = pair.value
+        # Asked for first: most are texts, and to ask which one it is costs more than to look.
+        text = value.string_value
+        if text:
+            found[kept] = text
+        elif (other := _value(value)) is not None:
+            found[kept] = other
     return found
 
 
+def _recorded(pairs: Iterable[KeyValue]) -> dict[str, Attribute]:
+    """The attributes that a span of our own agent has in its row, under their whole names."""
+    return {
+        pair.key: value
+        for pair in pairs
+        if pair.key.startswith(HERMES_ATTRIBUTES) and (value := _value(pair.value)) is not None
+    }
+
+
 def _value(value: AnyValue) -> Attribute | None:
-    # Asked for first: most values are texts, and to ask which one it is costs more than to look.
-    text = value.string_value
-    if text:
-        return text
     number = value.int_value
     if number:
         return number

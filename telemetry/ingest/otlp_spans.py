@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from telemetry.ingest.validate import Refused
 
 MAX_SPAN_BYTES: Final = 1024 * 1024
@@ -29,12 +31,12 @@ class SpanEvent:
     attributes: Mapping[str, Attribute]
 
 
-@dataclass(slots=True)
-class OtlpSpan:
+class OtlpSpan(msgspec.Struct, gc=False):
     """One span: ids as lower-case hex, "" for no parent; ``number`` from 1 in its request.
 
     ``attributes`` are those of its resource that describe the sender and its own, both only as
-    far as the mapping knows them: content never gets this far. Not frozen: thousands are made.
+    far as the mapping knows them: content never gets this far. A struct in C, which the garbage
+    collector need not look through: thousands are made.
     Units: nanoseconds since the epoch; ``end_ns`` 0 when none was sent.
     """
 

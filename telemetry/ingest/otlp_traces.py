@@ -24,6 +24,8 @@ FIELDS: Final = ("session_id", "profile_id", "platform", "agent_version")
 ENTRYPOINT: Final = "otlp"
 COUNTED: Final = (MODEL_CALLS.name, TOOL_CALLS.name, ERRORS.name)
 
+type Place = tuple[int, int, str]
+"""Rank, begin in ns and id of a span."""
 type Said = tuple[int, int, str, str]
 """Rank, time in ns, span id and value: the least one stands. An end's time is negative, so that of
 two roots of one rank the one that ended last closes the run."""
@@ -37,29 +39,22 @@ class TraceFacts:
     start_ns: int
     said: dict[str, Said] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    _place: tuple[int, int, str] = (OTHER, 0, "")
 
-    def add_span(self, rank: int, start_ns: int, span_id: str) -> None:
-        """Take in a span; what is said next is said by it."""
-        self._place = (rank, start_ns, span_id)
+    def add_span(self, rank: int, start_ns: int, span_id: str) -> Place:
+        """Take in a span; the place from which it speaks."""
         self.start_ns = min(self.start_ns, start_ns)
+        return rank, start_ns, span_id
 
-    def say(self, name: str, value: str | None) -> None:
-        """What the last added span says of the run."""
-        if value:
-            said = (*self._place, value)
-            known = self.said.get(name)
-            if known is None or said < known:
-                self.said[name] = said
+    def say(self, name: str, place: Place, value: str) -> None:
+        """What the span at a place says of the run."""
+        said = (*place, value)
+        known = self.said.get(name)
+        if known is None or said < known:
+            self.said[name] = said
 
-    def end(self, end_ns: int | None, reason: str) -> None:
-        """The last added span is a root, and ended."""
-        if end_ns is not None:
-            rank, _, span_id = self._place
-            said = (rank, -end_ns, span_id, reason)
-            known = self.said.get(END)
-            if known is None or said < known:
-                self.said[END] = said
+    def end(self, rank: int, end_ns: int, span_id: str, reason: str) -> None:
+        """A root ended, and how."""
+        self.say(END, (rank, -end_ns, span_id), reason)
 
     def replace(self, change: Mapping[str, str]) -> None:
         """Values exchanged for others: what the scrubber made of them."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Final
+
+import msgspec
 
 from agent_client.contract import tables
 from agent_client.contract.tables import COUNT_MAX, MS_MAX
 from telemetry.ingest.otlp_spans import Attribute
 from telemetry.ingest.validate import LineFault
-
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
-"""Made once: json.dumps() makes one for each call."""
 
 
 def name_of(attributes: Mapping[str, Attribute], fact: str) -> str | None:
@@ -79,7 +76,7 @@ def json_object(found: Mapping[str, Attribute]) -> str | None:
     """Attributes as the JSON of a span's row; None for none. Errors: LineFault."""
     if not found:
         return None
-    text = _ENCODER.encode(found)
+    text = msgspec.json.encode(found, order="sorted").decode()
     if len(text) > tables.JSON_MAX_CHARS:
         raise LineFault("too_long", "attrs_json")
     if "\\u0000" in text:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -309,7 +309,8 @@ def _hours_of(name: str, rows: Iterable[Row]) -> set[datetime]:
     """The UTC hours in which rows of a table begin."""
     table = BY_NAME[name]
     at = table.column_names().index(table.time)
-    hours = {row[at] // NS_PER_HOUR for row in rows}  # type: ignore[operator]  # required: all are int
+    times_ns = cast("list[int]", [row[at] for row in rows])  # required: all are int
+    hours = {time_ns // NS_PER_HOUR for time_ns in times_ns}
     return {ns_to_datetime(hour * NS_PER_HOUR) for hour in hours}
 
 

@@ -31,7 +31,7 @@ class Migration(migrations.Migration):
                 ("seq", models.BigIntegerField(default=1)),
                 ("said", models.JSONField(default=dict)),
                 ("counts", models.JSONField(default=dict)),
-                ("updated_at", models.DateTimeField(db_index=True)),
+                ("updated_at", models.DateTimeField()),
             ],
             options={
                 "verbose_name": "OTLP trace",

@@ -20,7 +20,7 @@ class OtlpTrace(models.Model):
     seq = models.BigIntegerField(default=1)
     said = models.JSONField(default=dict)
     counts = models.JSONField(default=dict)
-    updated_at = models.DateTimeField(db_index=True)
+    updated_at = models.DateTimeField()
 
     class Meta:
         verbose_name = "OTLP trace"

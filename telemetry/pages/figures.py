@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from fleet.console import charts
-from fleet.templatetags.fleet_format import money, words
+from fleet.templatetags.fleet_format import compact, money, words
 from telemetry.insight.answers import Errors, InstallLine, Models, Runs, Scope, Tools
 
 WARN_RATE: Final = 0.03
@@ -51,7 +51,7 @@ def cost_over_time(found: Runs) -> SafeString:
             _("Known cost, USD"),
             _moments(found.scope),
             (series,),
-            show=money,
+            show=_axis_usd,
             show_exact=money,
             whole=False,
         )
@@ -109,6 +109,11 @@ def install_over_time(days: Sequence[tuple[datetime, InstallLine]]) -> SafeStrin
     return charts.line_chart(
         charts.TimeChart("install-activity", _("Runs and failures"), moments, series)
     )
+
+
+def _axis_usd(value: float | None) -> str:
+    """Dollars, short enough for an axis on a phone."""
+    return f"${compact(value)}"
 
 
 def _chart(

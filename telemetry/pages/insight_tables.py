@@ -240,6 +240,7 @@ def cohorts_table(
             Column("success_rate", _("Success rate")),
             Column("success_95", _("95 % sure"), is_optional=True),
             Column("difference", _("Difference")),
+            Column("difference_is", _("It"), is_number=False, is_optional=True),
             Column("failure_rate", _("Failed"), is_optional=True),
             _ranks("duration"),
             Column("cost_per_success_usd", _("USD a success"), is_optional=True),
@@ -251,7 +252,7 @@ def cohorts_table(
                 tables.number(line.totals.run_count),
                 tables.rate(line.totals.success),
                 tables.interval(line.totals.success),
-                _difference(base, line),
+                *_difference(base, line),
                 tables.rate(line.totals.failure),
                 *tables.ranks(line.duration),
                 tables.usd(line.totals.usd_per_success),
@@ -277,6 +278,7 @@ def installs_table(
             Column("group", _("Group"), is_number=False, is_optional=True),
             Column("runs", _("Runs")),
             Column("failed_runs", _("Failed")),
+            Column("failed_share", _("Share failed"), is_optional=True),
             Column("tool_failures", _("Tool failures"), is_optional=True),
             Column("errors", _("Errors"), is_optional=True),
             Column("tokens", _("Tokens"), is_optional=True),
@@ -287,6 +289,7 @@ def installs_table(
                 _install(known, line.install_id),
                 _group(known, line.install_id),
                 tables.number(line.runs),
+                tables.number(line.failed_runs),
                 tables.rate(Rate(line.failed_runs, line.runs)),
                 tables.number(line.tool_failures),
                 tables.number(line.errors),
@@ -369,20 +372,19 @@ def _bounds(found: Rate) -> Cell:
     return Cell(text, text)
 
 
-def _difference(base: CohortLine | None, line: CohortLine) -> Cell:
+def _difference(base: CohortLine | None, line: CohortLine) -> tuple[Cell, Cell]:
     """The difference in success to the largest cohort, and whether it may be chance."""
     if base is None or base is line:
-        return Cell(None, "–")
+        return Cell(None, "–"), Cell(None, "")
     bounds = difference(base.totals.success, line.totals.success)
     if bounds is None:
-        return Cell(None, "–")
+        return Cell(None, "–"), Cell(None, "")
     low, high = bounds
     value = line.totals.completed_count / line.totals.run_count
     change = value - base.totals.completed_count / base.totals.run_count
-    is_sure = low > 0 or high < 0
-    text = points(change) if is_sure else f"{points(change)} ({_('may be chance')})"
     title = _("between %(low)s and %(high)s") % {"low": points(low), "high": points(high)}
-    return Cell(round(change, 6), text, title)
+    word = _("is real") if low > 0 or high < 0 else _("may be chance")
+    return Cell(round(change, 6), points(change), title), Cell(word, word, title)
 
 
 def _install(known: Mapping[UUID, Install], install_id: UUID) -> Cell:

@@ -5,8 +5,8 @@ Each is its address: range, group and filters are in the URL, and ``csv`` names 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
 
@@ -22,7 +22,7 @@ from fleet.console.registry import RANGES, ConsoleWindow, window_of
 from fleet.console.rendering import page
 from fleet.lib.clock import now
 from fleet.models import Install, InstallGroup
-from fleet.templatetags.fleet_format import count, exact, money, percent, words
+from fleet.templatetags.fleet_format import count, exact, money, percent
 from telemetry.insight import queries
 from telemetry.insight.answers import Scope
 from telemetry.insight.choices import choices
@@ -30,10 +30,10 @@ from telemetry.insight.filters import Filters
 from telemetry.insight.window import Window
 from telemetry.pages import figures
 from telemetry.pages import insight_tables as made
+from telemetry.pages.filtering import ON_MODELS, ON_RUNS, filters_of, page_filters
 from telemetry.pages.tables import Table, csv_response
 from telemetry.store.cell_sums import reading
 
-MAX_TEXT: Final = 200
 MAX_GROUPS: Final = 50
 """Groups side by side: more are not compared by eye."""
 ALL_TIMED: Final = made.MAX_ROWS
@@ -151,9 +151,9 @@ def tools_content(scope: Scope) -> Content:
             ),
             Fact(_("Timed out"), of_calls(timeouts), _("%s calls") % exact(timeouts)),
             Fact(
-                _("Blocked and denied"),
-                of_calls(blocked + denied),
-                _("%(blocked)s blocked, %(denied)s denied")
+                _("Blocked"),
+                of_calls(blocked),
+                _("%(blocked)s calls; %(denied)s were denied by a person or a rule")
                 % {"blocked": exact(blocked), "denied": exact(denied)},
             ),
         ),
@@ -249,7 +249,7 @@ def versions_content(scope: Scope) -> Content:
 
 def installs_content(scope: Scope) -> Content:
     """Top, silent and new; about 7 queries."""
-    found = queries.installs(scope, limit=25)
+    found = queries.installs(scope, limit=10)
     quiet = queries.silence(scope)
     new = queries.first_seen(scope)
     ids = {
@@ -288,14 +288,11 @@ def installs_content(scope: Scope) -> Content:
     )
 
 
-_ON_RUNS: Final = ("entrypoint", "platform", "agent_version")
 SECTIONS: Final = (
-    Section(
-        "insight-models", gettext_lazy("Models and cost"), ("provider", "model"), models_content
-    ),
+    Section("insight-models", gettext_lazy("Models and cost"), ON_MODELS, models_content),
     Section("insight-tools", gettext_lazy("Tools"), ("tool_name",), tools_content),
     Section("insight-errors", gettext_lazy("Errors"), (), errors_content),
-    Section("insight-versions", gettext_lazy("Versions and groups"), _ON_RUNS, versions_content),
+    Section("insight-versions", gettext_lazy("Versions and groups"), ON_RUNS, versions_content),
     Section("insight-installs", gettext_lazy("Installs"), (), installs_content),
 )
 
@@ -331,19 +328,11 @@ def _respond(request: HttpRequest, section: Section) -> HttpResponse:
         "ranges": _ranges(shown, filters),
         "groups": list(InstallGroup.objects.values_list("pk", "name")),
         "filters": filters,
-        "selects": _selects(filters, options),
+        "selects": page_filters(filters, options),
         "is_filtered": bool(filters.chosen()),
         "query": _query(shown.name, filters),
     }
     return page(request, "telemetry/insights.html", str(section.title), context)
-
-
-def filters_of(request: HttpRequest, names: Sequence[str]) -> Filters:
-    """The filters in an address; those a page does not follow are left out."""
-    group = request.GET.get("group", "")
-    chosen = {name: request.GET.get(name, "")[:MAX_TEXT].replace("\0", "") for name in names}
-    # An id beyond 64 bits is no group, and no database takes it.
-    return Filters(group_id=int(group) if group.isdecimal() and len(group) < 19 else None, **chosen)
 
 
 def _query(range_name: str, filters: Filters) -> str:
@@ -372,30 +361,6 @@ def _ranges(shown: ConsoleWindow, filters: Filters) -> list[dict[str, object]]:
             "is_current": name == shown.name,
         }
         for name in RANGES
-    ]
-
-
-def _selects(filters: Filters, options: dict[str, tuple[str, ...]]) -> list[dict[str, object]]:
-    labels = {
-        "entrypoint": _("All entrypoints"),
-        "platform": _("All platforms"),
-        "agent_version": _("All versions"),
-        "provider": _("All providers"),
-        "model": _("All models"),
-        "tool_name": _("All tools"),
-    }
-    names = {spec.name for spec in fields(Filters)}
-    return [
-        {
-            "name": name,
-            "any": labels[name],
-            "label": words(name),
-            "value": getattr(filters, name),
-            # What is chosen stays to be seen, also when nothing of the window has it.
-            "values": sorted({*values, *filter(None, [getattr(filters, name)])}),
-        }
-        for name, values in options.items()
-        if name in names
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -12,11 +13,12 @@ from django.utils.translation import gettext as _
 from agent_client.contract.aggregate import Heartbeat, WorkflowCompleted
 from fleet.console import registry
 from fleet.console.heat import heat_map
-from fleet.console.registry import InstallPanel, Page, Panel, PanelRequest
+from fleet.console.registry import Filter, InstallPanel, Page, Panel, PanelRequest
 from fleet.models import Install
+from fleet.templatetags.fleet_format import words
 from telemetry.insight import queries
-from telemetry.insight.answers import InstallLine, Overview
-from telemetry.insight.filters import Filters
+from telemetry.insight.answers import InstallLine, Overview, Scope
+from telemetry.insight.choices import choices
 from telemetry.insight.window import Window
 from telemetry.models import (
     AggregateRecord,
@@ -28,6 +30,7 @@ from telemetry.models import (
 )
 from telemetry.pages import content_panel, erase, figures, insights
 from telemetry.pages.figures import rate_tone
+from telemetry.pages.filtering import ON_MODELS, ON_RUNS, filters_of, page_filters
 from telemetry.pages.tiles import tiles_of
 from telemetry.pages.views import run_page, runs_page
 from telemetry.store.clocks import significant_skews
@@ -46,9 +49,26 @@ def overview_of(wanted: PanelRequest) -> Overview:
     held = wanted.memo.get("overview")
     if not isinstance(held, Overview):
         window = Window(wanted.window.start, wanted.window.end)
-        held = queries.overview(window, Filters(group_id=wanted.group_id))
+        asked = filters_of(wanted.request, (*ON_RUNS, *ON_MODELS))
+        held = queries.overview(window, replace(asked, group_id=wanted.group_id))
         wanted.memo["overview"] = held
     return held
+
+
+def overview_filters(wanted: PanelRequest) -> list[Filter]:
+    """What the overview can be narrowed to; 2 queries."""
+    if not wanted.request.user.has_perm(_SEES_RUNS):
+        return []
+    scope = overview_of(wanted).scope
+    return page_filters(scope.filters, choices(scope, (*ON_RUNS, *ON_MODELS)))
+
+
+def _besides(scope: Scope) -> str:
+    """Which filters a panel does not follow, since its cells do not carry them."""
+    if not scope.ignored:
+        return ""
+    listed = ", ".join(words(name).lower() for name in scope.ignored)
+    return _("not narrowed by %s") % listed
 
 
 def numbers(wanted: PanelRequest) -> Mapping[str, object]:
@@ -57,21 +77,50 @@ def numbers(wanted: PanelRequest) -> Mapping[str, object]:
     enrolled = Install.objects.active()
     if wanted.group_id is not None:
         enrolled = enrolled.filter(group_id=wanted.group_id)
-    return {"tiles": tiles_of(data, enrolled.count()), "scope": data.scope}
+    return {
+        "tiles": tiles_of(data, enrolled.count()),
+        "scope": data.scope,
+        "notes": _filter_notes(data.scope),
+    }
+
+
+def _filter_notes(scope: Scope) -> list[str]:
+    """Which numbers the chosen filters narrow, and which they leave whole."""
+    chosen = scope.filters.chosen()
+    notes = []
+    if any(name in chosen for name in ON_RUNS):
+        notes.append(
+            _("Entrypoint, platform and version narrow runs, success, duration and their cost.")
+        )
+    if any(name in chosen for name in ON_MODELS):
+        notes.append(_("Provider and model narrow tokens and models."))
+    if notes:
+        notes.append(_("The other numbers are of all."))
+    return notes
 
 
 def activity(wanted: PanelRequest) -> Mapping[str, object]:
     """Runs and failures over time, with the window before."""
     data = overview_of(wanted)
     chart = figures.runs_over_time(data.runs)
-    return {"chart": chart, "unit": data.scope.unit, "is_empty": not _run_count(data)}
+    return {
+        "chart": chart,
+        "unit": data.scope.unit,
+        "is_empty": not _run_count(data),
+        "ignored": _besides(data.runs.scope),
+    }
 
 
 def tokens(wanted: PanelRequest) -> Mapping[str, object]:
     """Tokens by model over time."""
     data = overview_of(wanted)
     chart = figures.tokens_over_time(data.models)
-    return {"chart": chart, "unit": data.scope.unit, "is_empty": not data.models.series}
+    return {
+        "chart": chart,
+        "unit": data.scope.unit,
+        "is_empty": not data.models.series,
+        "ignored": _besides(data.models.scope),
+    }
 
 
 def heat(wanted: PanelRequest) -> Mapping[str, object]:
@@ -79,7 +128,7 @@ def heat(wanted: PanelRequest) -> Mapping[str, object]:
     data = overview_of(wanted)
     title = _("Runs by weekday and hour (UTC)")
     chart = heat_map("heat", title, data.heat.runs, _("runs"))
-    return {"chart": chart, "is_empty": not _run_count(data)}
+    return {"chart": chart, "is_empty": not _run_count(data), "ignored": _besides(data.heat.scope)}
 
 
 def _run_count(data: Overview) -> int:
@@ -88,7 +137,8 @@ def _run_count(data: Overview) -> int:
 
 def tools(wanted: PanelRequest) -> Mapping[str, object]:
     """Tools with calls, failure rate and p95."""
-    lines = overview_of(wanted).tools.lines
+    found = overview_of(wanted).tools
+    lines = found.lines
     shown = lines[:MAX_TOOL_ROWS]
     highest = max((line.failure_rate or 0 for line in shown), default=0) or 1
     rows = [
@@ -99,21 +149,26 @@ def tools(wanted: PanelRequest) -> Mapping[str, object]:
         }
         for line in shown
     ]
-    return {"rows": rows, "more": len(lines) - len(rows)}
+    return {"rows": rows, "more": len(lines) - len(rows), "ignored": _besides(found.scope)}
 
 
 def errors(wanted: PanelRequest) -> Mapping[str, object]:
     """Classes of errors with how many were given up."""
-    lines = overview_of(wanted).errors.lines
+    found = overview_of(wanted).errors
+    lines = found.lines
     highest = max((line.errors for line in lines), default=0) or 1
     rows = [{"line": line, "share": line.errors / highest} for line in lines[:MAX_ERROR_ROWS]]
-    return {"rows": rows, "more": len(lines) - len(rows)}
+    return {"rows": rows, "more": len(lines) - len(rows), "ignored": _besides(found.scope)}
 
 
 def models(wanted: PanelRequest) -> Mapping[str, object]:
     """Models with calls, tokens, known cost and latency."""
-    lines = overview_of(wanted).models.lines
-    return {"rows": lines[:MAX_MODEL_ROWS], "more": max(0, len(lines) - MAX_MODEL_ROWS)}
+    found = overview_of(wanted).models
+    return {
+        "rows": found.lines[:MAX_MODEL_ROWS],
+        "more": max(0, len(found.lines) - MAX_MODEL_ROWS),
+        "ignored": _besides(found.scope),
+    }
 
 
 def costs(wanted: PanelRequest) -> Mapping[str, object]:
@@ -124,7 +179,11 @@ def costs(wanted: PanelRequest) -> Mapping[str, object]:
         {"line": line, "share": line.cost.count / total.count if total.count else 0}
         for line in data.costs.lines[:MAX_COST_ROWS]
     ]
-    return {"rows": rows, "totals": data.runs.totals.value}
+    return {
+        "rows": rows,
+        "totals": data.runs.totals.value,
+        "ignored": _besides(data.costs.scope),
+    }
 
 
 def novelties(wanted: PanelRequest) -> Mapping[str, object]:
@@ -168,6 +227,7 @@ def top_installs(wanted: PanelRequest) -> Mapping[str, object]:
         "links": links,
         "order": order,
         "counted_at": found.counted_at,
+        "ignored": _besides(found.scope),
     }
 
 
@@ -271,6 +331,7 @@ registry.register_install_panel(
         _SEES_SUMMARIES,
     )
 )
+registry.register_filters(overview_filters)
 registry.register_run_counts(run_counts)
 registry.register_clock_skews(significant_skews)
 for _section, _route in zip(

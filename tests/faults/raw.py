@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
 from agent_client.contract import wire
 from agent_client.contract.tokens import PREFIX_INSTALL
 from fleet.lib import tokens
@@ -96,6 +98,17 @@ def request(
 def push(url: str, token: str, body: bytes, batch_id: object = None, **more: str) -> Answer:
     """One push, made by hand."""
     return request(url, body, push_headers(token, batch_id, **more))
+
+
+def otlp_export(name: str = "chat m-1") -> bytes:
+    """One span of a model call, as an SDK exports it."""
+    export = ExportTraceServiceRequest()
+    span = export.resource_spans.add().scope_spans.add().spans.add()
+    span.name, span.trace_id, span.span_id = name, b"t" * 16, b"s" * 8
+    span.start_time_unix_nano = make.recent_ns()
+    span.end_time_unix_nano = span.start_time_unix_nano + make.S
+    span.attributes.add(key="gen_ai.request.model").value.string_value = "m-1"
+    return export.SerializeToString()
 
 
 def exchange(url: str, data: bytes, *, is_ended: bool = True) -> bytes:

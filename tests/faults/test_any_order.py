@@ -36,7 +36,7 @@ from telemetry.rollup.fill import fill_pending, fill_round
 from telemetry.rollup.fold import LOCK
 from telemetry.rollup.tasks import fill_touched
 from telemetry.store.partitions import Partition, ensure_partitions
-from tests.faults import raw
+from tests.faults import raw, served
 from tests.faults.books import check_cells, read_books
 from tests.faults.model import Expected, Junk, Model, Record
 from tests.telemetry import builders as make
@@ -233,6 +233,7 @@ class Console(RuleBasedStateMachine):
 
 @pytest.mark.both_engines
 @pytest.mark.django_db
+@pytest.mark.timeout(served.PATIENCE_S)
 def test_whatever_comes_in_whatever_order_the_books_are_exact() -> None:
     days = {ns_to_datetime(at_ns).date() for at_ns in (*STARTS, LATE_NS)}
     ensure_partitions(
@@ -242,7 +243,7 @@ def test_whatever_comes_in_whatever_order_the_books_are_exact() -> None:
         Console,
         settings=settings(
             deadline=None,
-            max_examples=int(os.environ.get("FAULTS_EXAMPLES", "12")),
+            max_examples=int(os.environ.get("FAULTS_EXAMPLES", "8")),
             stateful_step_count=int(os.environ.get("FAULTS_STEPS", "12")),
             suppress_health_check=list(HealthCheck),
         ),

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.both_engines,
     pytest.mark.slow,
+    pytest.mark.timeout(served.PATIENCE_S),
 ]
 MEBIBYTE = 2**20
 BODY = make.ndjson(make.tool_call(1))

@@ -10,7 +10,6 @@ import schemathesis
 from drf_spectacular.generators import SchemaGenerator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pytest_django.live_server_helper import LiveServer
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
@@ -18,10 +17,14 @@ from schemathesis.specs.openapi import checks
 from agent_client.contract import wire
 from telemetry.api.otlp_answers import MEDIA_PROTOBUF
 from tests import builders
-from tests.faults import raw
+from tests.faults import raw, served
 from tests.telemetry import builders as make
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.both_engines]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.both_engines,
+    pytest.mark.timeout(served.PATIENCE_S),
+]
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -54,13 +57,7 @@ def _as_it_is(_: object, value: object) -> bytes:
 
 def trace_bodies() -> st.SearchStrategy[bytes]:
     """An export as an SDK writes it: whole, cut, with foreign bytes in it; or no export at all."""
-    export = ExportTraceServiceRequest()
-    span = export.resource_spans.add().scope_spans.add().spans.add()
-    span.name, span.trace_id, span.span_id = "chat m-1", b"t" * 16, b"s" * 8
-    span.start_time_unix_nano = make.recent_ns()
-    span.end_time_unix_nano = span.start_time_unix_nano + make.S
-    span.attributes.add(key="gen_ai.request.model").value.string_value = "m-1"
-    whole = export.SerializeToString()
+    whole = raw.otlp_export()
     damaged = st.tuples(st.integers(0, len(whole)), st.binary(max_size=4)).map(
         lambda at: whole[: at[0]] + at[1] + whole[at[0] + len(at[1]) :]
     )

@@ -19,7 +19,11 @@ from tests.faults.jobs import Job, jobs_process
 from tests.faults.servers import Cluster, can_mount, full
 from tests.telemetry import builders as make
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.postgres,
+    pytest.mark.slow,
+    pytest.mark.timeout(served.PATIENCE_S),
+]
 ROWS = 5
 
 

@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.redis,
     pytest.mark.postgres,
     pytest.mark.slow,
+    pytest.mark.timeout(served.PATIENCE_S),
 ]
 AT_NS = make.recent_ns(2 * 3600)
 

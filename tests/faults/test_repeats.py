@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.both_engines,
     pytest.mark.slow,
+    pytest.mark.timeout(served.PATIENCE_S),
 ]
 REPEATS = 50
 

@@ -173,6 +173,27 @@ def test_a_batch_resent_by_hand_gets_the_receipt_of_its_lost_answer(proxy: Fault
     assert faults_of(read_books(), sent) == []
 
 
+def test_spans_sent_again_after_a_lost_answer_are_stored_once(proxy: FaultProxy) -> None:
+    token, export = raw.credential_of(), raw.otlp_export()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-protobuf"}
+    headers["Connection"] = "close"
+
+    def send() -> bytes:
+        answer = raw.request(proxy.url, export, headers, path="/v1/traces")
+        assert answer.status == 200
+        return answer.body
+
+    proxy.spoil(Fault(loses_answer=True), Fault(response_cut=30))
+    for _ in range(2):
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            send()
+    assert send() == send() == proxy.answers[0].split(b"\r\n\r\n", 1)[1]
+    books = read_books()
+    assert (books.inserted, books.duplicate, books.rejected) == (books.row_count, 0, 0)
+    assert IngestBatch.objects.count() == 1
+    assert books.row_count >= 1
+
+
 @pytest.mark.slow
 def test_a_cut_in_every_region_of_a_hand_made_request_stores_all_or_nothing(
     proxy: FaultProxy,

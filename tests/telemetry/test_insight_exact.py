@@ -48,7 +48,7 @@ def some(*values: object) -> st.SearchStrategy[Any]:
 
 
 AMOUNTS = st.one_of(st.none(), st.integers(0, 10**6))
-MS = st.one_of(st.none(), st.floats(0.01, 1e6))
+MS = st.one_of(st.none(), st.just(0.0), st.floats(0.01, 1e6))
 # Most begin near the edges of the windows below, where whole days and hours meet.
 EDGES = st.one_of(*(st.integers(at, at + 23) for at in (0, 90, 105, 185)))
 PLACE = {
@@ -236,14 +236,14 @@ def check_calls(found: Overview, window: Window, filters: Filters) -> None:
         if filters.tool_name in {"", shown(call.tool_name)}
     ]
     assert sum(found.tools.call_series) == found.tools.calls.value == len(tools)
-    for line in found.tools.lines:
-        of_line = [call for call in tools if shown(call.tool_name) == line.tool_name]
-        results = Counter(call.result_class for call in of_line)
+    for tool in found.tools.lines:
+        of_tool = [call for call in tools if shown(call.tool_name) == tool.tool_name]
+        results = Counter(call.result_class for call in of_tool)
         failures = results["error"] + results["timeout"] + results["blocked"]
-        assert (line.calls, line.failures) == (len(of_line), failures)
-        assert (line.timeouts, line.blocked) == (results["timeout"], results["blocked"])
-        assert line.denied == sum(call.approval == "denied" for call in of_line)
-        assert near(line.duration, (c.duration_ms for c in of_line if c.duration_ms is not None))
+        assert (tool.calls, tool.failures) == (len(of_tool), failures)
+        assert (tool.timeouts, tool.blocked) == (results["timeout"], results["blocked"])
+        assert tool.denied == sum(call.approval == "denied" for call in of_tool)
+        assert near(tool.duration, (c.duration_ms for c in of_tool if c.duration_ms is not None))
     errors = inside(ErrorEvent, window, filters.group_id)
     classes = Counter((shown(error.error_class), shown(error.subsystem)) for error in errors)
     lines = {(line.error_class, line.subsystem): line.errors for line in found.errors.lines}

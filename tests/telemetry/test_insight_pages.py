@@ -154,3 +154,18 @@ def test_boards_forget_an_erased_install() -> None:
     assert str(install.pk) in str(list(InstallBoard.objects.values_list("tops", flat=True)))
     erase_install(install.pk, actor="operator", reason="asked for")
     assert str(install.pk) not in str(list(InstallBoard.objects.values_list("tops", flat=True)))
+
+
+def test_the_overview_is_narrowed_by_its_address_and_says_by_what_not() -> None:
+    hostile_install()
+    client = client_who("view_run")
+    text = client.get("/?range=24h&agent_version=0.19.0").content.decode()
+    assert "not narrowed by agent version" in text
+    assert "?range=7d&amp;agent_version=0.19.0" in text
+    assert "not narrowed by" not in client.get("/?range=24h").content.decode()
+    assert client.get("/?agent_version=%00&model=" + "x" * 3000).status_code == 200
+
+
+def test_the_overview_offers_nothing_to_who_may_not_see_runs() -> None:
+    hostile_install()
+    assert b"All versions" not in client_who("view_install").get("/").content

@@ -23,6 +23,7 @@ ATTRIBUTES: dict[str, object] = {
     "gen_ai.usage.input_tokens": 2**53,
     "gen_ai.response.time_to_first_chunk": 0.25,
     "gen_ai.response.finish_reasons": ["stop", "length"],
+    "hermes.event": "span",
     "hermes.retryable": True,
     "hermes.attrs.note": "ü",
     "gen_ai.input.messages": "what a person said",
@@ -66,6 +67,13 @@ def test_only_known_attributes_get_past_the_decoder() -> None:
         (span,) = decoded.spans
         assert set(span.attributes) == set(ATTRIBUTES) - {"gen_ai.input.messages"}
         assert span.attributes["gen_ai.response.finish_reasons"] == "stop"
+
+
+@pytest.mark.parametrize("encoding", ["protobuf", "json"])
+def test_names_of_our_own_agents_spans_are_read_of_no_other(encoding: str) -> None:
+    make = otlp.protobuf if encoding == "protobuf" else otlp.as_json
+    (span,) = DECODERS[encoding](make(otlp.span(attributes={"hermes.attrs.x": "y"}))).spans
+    assert span.attributes == {}
 
 
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])

@@ -149,10 +149,11 @@ SPANS = st.tuples(PLACES, st.sampled_from(["x", "y", "", "z"]), st.integers(1, 9
 def facts_of(spans: list[tuple[tuple[int, int, str], str, int]]) -> TraceFacts:
     facts = TraceFacts("t", spans[0][0][1])
     for (rank, start_ns, span_id), value, end_ns in spans:
-        facts.add_span(rank, start_ns, span_id)
-        facts.say("session_id", value)
+        place = facts.add_span(rank, start_ns, span_id)
+        if value:
+            facts.say("session_id", place, value)
         if rank <= 1:
-            facts.end(end_ns, value or "completed")
+            facts.end(rank, end_ns, span_id, value or "completed")
     return facts
 
 

@@ -243,9 +243,8 @@ class Crowd:
                 await everything
         finally:
             stop.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            everything.cancel()
+            await asyncio.gather(everything, *tasks, return_exceptions=True)
 
     async def _finish(self, ends_ns: int) -> None:
         """Hand in what is left, for a bounded time."""

@@ -36,6 +36,8 @@ from agent_client.simulation.script import S, World, version_at
 
 JSON_HEADERS: Final = {"Content-Type": "application/json"}
 TRANSIENT: Final = frozenset({408, 425, 429})
+MAKING_AT_ONCE: Final = 4
+"""Ten thousand that are due at once would make rows for a minute before any answer is read."""
 DRIFTED_KEY: Final = "telemetry.retention_days"
 
 
@@ -52,7 +54,8 @@ class Surroundings:
     """What all installs of a crowd share.
 
     ``story`` and ``packer`` are decided when everybody has enrolled. ``chance`` is for jitter only:
-    nothing that is sent depends on it. ``bundles``: those that some install has fetched.
+    nothing that is sent depends on it. ``bundles``: those that some install has fetched. ``turn``
+    is held while rows are made or packed.
     """
 
     pool: Pool
@@ -62,6 +65,7 @@ class Surroundings:
     story: Story
     packer: Packer
     bundles: set[str] = field(default_factory=set)
+    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAKING_AT_ONCE))
 
 
 @dataclass(slots=True)
@@ -162,7 +166,9 @@ class Install:
             return
         self.around.meter.active += 1
         try:
-            await asyncio.gather(self._push_on(ends_ns), self._sync_on(ends_ns))
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._push_on(ends_ns))
+                both.create_task(self._sync_on(ends_ns))
         finally:
             self.around.meter.active -= 1
 
@@ -173,7 +179,7 @@ class Install:
             await _sleep_until(slot_ns)
             if self._is_behind:  # what gathered in an outage goes as one batch
                 slot_ns += max(0, time.time_ns() - slot_ns) // interval_ns * interval_ns
-            self._gather(slot_ns)
+            await self._gather(slot_ns)
             wait_s = await self._push_gathered("push", slot_ns)
             self._is_behind = self._batch is not None
             slot_ns += interval_ns
@@ -184,7 +190,7 @@ class Install:
     async def finish(self, ends_ns: int) -> None:
         """Hand in what is left of the life up to ``ends_ns``; tries until it is cancelled."""
         if not self.member.habits.is_silent:
-            self._gather(ends_ns)
+            await self._gather(ends_ns)
         await self._push_all("final")
 
     async def _push_all(self, kind: str) -> None:
@@ -207,25 +213,33 @@ class Install:
 
     # -- pushing -------------------------------------------------------------------------------
 
-    def _gather(self, until_ns: int) -> None:
-        self._gathered.extend(self.maker.life(until_ns - self.member.habits.late_s * S))
+    async def _gather(self, until_ns: int) -> None:
+        async with self.around.turn:
+            self._gathered.extend(self.maker.life(until_ns - self.member.habits.late_s * S))
+            await asyncio.sleep(0)
+
+    async def _pack(self) -> CrowdBatch | None:
+        """The next batch of what is gathered; None when there is nothing."""
+        async with self.around.turn:
+            rows = self._gathered[:MAX_BATCH_ROWS]
+            if not rows:
+                return None
+            batch = self._batch = self.around.packer.pack(self.member, rows)
+            del self._gathered[:MAX_BATCH_ROWS]
+            self._batch_count += 1
+            self.around.meter.ledger.made += batch.row_count
+            self.around.meter.ledger.batches += 1
+            self.around.meter.waiting_batches += 1
+            await asyncio.sleep(0)
+        return batch
 
     async def _push_gathered(self, kind: str, due_ns: int) -> float:
         """Send batch after batch; how long the console asks to stay away, 0 when it does not."""
         while not self.is_out:
-            if self._batch is None:
-                rows, self._gathered = (
-                    self._gathered[:MAX_BATCH_ROWS],
-                    self._gathered[MAX_BATCH_ROWS:],
-                )
-                if not rows:
-                    return 0.0
-                self._batch = self.around.packer.pack(self.member, rows)
-                self._batch_count += 1
-                self.around.meter.ledger.made += self._batch.row_count
-                self.around.meter.ledger.batches += 1
-                self.around.meter.waiting_batches += 1
-            wait_s = await self._deliver(self._batch, kind, due_ns)
+            batch = self._batch or await self._pack()
+            if batch is None:
+                return 0.0
+            wait_s = await self._deliver(batch, kind, due_ns)
             if wait_s is not None:
                 return wait_s
         return 0.0
