@@ -212,11 +212,13 @@ def measure_folds(batches: int) -> dict[str, object]:
     feed = Feed(1)
     begun_s = time.time() - DAY_S
     ways = {"alone": Spent(), "together": Spent(), "together_spread": Spent()}
-    step_s = DAY_S / batches
+    step_s = DAY_S / batches * TOGETHER
     for first in range(0, batches, TOGETHER):
         way = ways["together" if first // TOGETHER % 2 else "alone"]
+        # What comes in together began within the same minutes, not within the same hours.
+        at_s = begun_s + first // TOGETHER * step_s
         for number in range(first, min(first + TOGETHER, batches)):
-            feed.store(begun_s + number * step_s, 600)
+            feed.store(at_s + number, 600)
             if way is ways["alone"]:
                 with counted(way, BATCH_ROWS):
                     fold_all()

@@ -144,8 +144,10 @@ def _fold(taken: Taken) -> None:
     hours = taken.hours()
     levels = Levels(UNITS, daily_hours(hours))
     parts: list[Part] = []
+    has_replaced = ReplacedRun.objects.exists()
     for source in SOURCES:
-        parts += run_source(source, of_batches(source, taken.touched), levels)
+        needed = source if has_replaced else source.plain()
+        parts += run_source(needed, of_batches(needed, taken.touched), levels)
     add_to_histograms(deltas_of(parts, levels))
     _drop_empty(hours)
     TouchedHour.objects.filter(id__in=taken.ids).delete()

@@ -38,10 +38,6 @@ ACROSS_INSTALLS = {
         for model in CELL_MODELS
         if model.__name__ != "InstallCell"
     },
-    **{
-        f"telemetry_{name}": "sums of a group, not of an install"
-        for name in ("runcell", "modelcell", "toolcell", "errorcell")
-    },
 }
 
 

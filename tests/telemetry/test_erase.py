@@ -118,7 +118,7 @@ def test_every_table_that_names_an_install_is_erased() -> None:
     names = {model.__name__ for model in erasable_models()}
     assert names >= {model.__name__ for model in EVENT_MODELS}
     assert names >= {"ContentMessage", "ContentSession", "AggregateRecord", "QuarantinedLine"}
-    assert names >= {"IngestBatch", "InstallIntake", "InstallHour", "InstallCell", "FirstSeen"}
+    assert names >= {"IngestBatch", "InstallIntake", "InstallCell", "FirstSeen"}
 
 
 def test_nothing_of_the_install_is_left_and_nothing_of_another_is_touched() -> None:
