@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -14,7 +15,7 @@ from telemetry.insight.answers import Freshness, Percentiles, Scope
 from telemetry.insight.filters import NONE, Filters
 from telemetry.insight.window import CURRENT, Compared, Window
 from telemetry.models import ALL_GROUPS, FillState, HistogramCell, RunsCell, TouchedHour, Unit
-from telemetry.rollup.histogram import Histogram
+from telemetry.rollup.histogram import ZERO_KEY, Histogram
 from telemetry.store.cell_sums import PART, Cells, Slice, histogram_texts, sum_cells
 
 WAITING_MAX: Final = 1000
@@ -22,7 +23,11 @@ WAITING_MAX: Final = 1000
 
 type Sums = dict[str, int]
 type HistogramKey = tuple[int, str, str]
-_decode: Final = msgspec.json.Decoder(dict[str, int]).decode
+_decode: Final = msgspec.json.Decoder(dict[int, int]).decode
+_decode_named: Final = msgspec.json.Decoder(dict[str, int]).decode
+_INDEXES: Final = 1024
+"""More than there are buckets between a microsecond (-160) and MAX_MS (638)."""
+_HIGHEST: Final = 700
 
 
 def scope_of(window: Window, filters: Filters | None = None) -> Scope:
@@ -79,16 +84,39 @@ def histograms(
     among: Mapping[str, Sequence[object]] | None = None,
 ) -> dict[HistogramKey, Histogram]:
     """Merged histograms by part, name and detail; 1 query."""
-    totals: dict[HistogramKey, dict[str, int]] = {}
+    totals: dict[HistogramKey, list[int]] = {}
+    zeros: Counter[HistogramKey] = Counter()
     cells = Cells(slices, level, among=among or {})
     for part, sign, name, detail, text in histogram_texts(cells, kind):
-        counts = _decode(text)
-        total = totals.setdefault((part, name, detail), {})
-        # Plain loops: this is the dear part of a page, and Counter takes twice as long.
-        held = total.get
-        for index, count in counts.items():
-            total[index] = held(index, 0) + sign * count
-    return {key: Histogram.from_json(total) for key, total in totals.items()}
+        key = (part, name, detail)
+        try:
+            counts = _decode(text)
+        except msgspec.ValidationError:  # it has a bucket for zero, which is no index
+            named_counts = _decode_named(text)
+            zeros[key] += sign * named_counts.pop(ZERO_KEY, 0)
+            counts = {int(index): count for index, count in named_counts.items()}
+        total = totals.get(key)
+        if total is None:
+            total = totals[key] = [0] * _INDEXES
+        # Plain loops over a list: this is the dear part of a page, and Counter takes twice as long.
+        # Indexes below zero find their place at the list's end.
+        if sign > 0:
+            for index, count in counts.items():
+                total[index] += count
+        else:
+            for index, count in counts.items():
+                total[index] -= count
+    return {
+        key: Histogram(
+            {
+                index if index < _HIGHEST else index - _INDEXES: count
+                for index, count in enumerate(total)
+                if count
+            },
+            zeros[key],
+        )
+        for key, total in totals.items()
+    }
 
 
 def percentiles(histogram: Histogram | None, count: int) -> Percentiles:

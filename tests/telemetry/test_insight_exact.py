@@ -48,7 +48,7 @@ def some(*values: object) -> st.SearchStrategy[Any]:
 
 
 AMOUNTS = st.one_of(st.none(), st.integers(0, 10**6))
-MS = st.one_of(st.none(), st.floats(0.01, 1e6))
+MS = st.one_of(st.none(), st.just(0.0), st.floats(0.01, 1e6))
 # Most begin near the edges of the windows below, where whole days and hours meet.
 EDGES = st.one_of(*(st.integers(at, at + 23) for at in (0, 90, 105, 185)))
 PLACE = {

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry.insight import read
 from telemetry.insight.intervals import Rate, difference, wilson
 from telemetry.insight.window import DAY, HOUR, Window
 from telemetry.models import Unit
 from telemetry.pages.tables import Cell, Column, Table, csv_text, inert
+from telemetry.rollup.histogram import bucket_of
 from tests.telemetry.builders import hour_at
 
 FIRST = hour_at(2020, 1, 1)
@@ -118,3 +120,9 @@ def test_a_file_has_numbers_as_numbers_and_unknown_as_nothing() -> None:
     head, row = csv.reader(io.StringIO(csv_text(table)))
     assert head == ["tool", "change", "cost_usd"]
     assert row == ['\'=HYPERLINK("x")', "-0.25", ""]
+
+
+@pytest.mark.parametrize("value_ms", [0.0, 0.001, 0.0010001, 1.0, 1e12, 1e15])
+def test_every_bucket_has_a_place_of_its_own(value_ms: float) -> None:
+    index = bucket_of(value_ms)
+    assert index is None or read._HIGHEST - read._INDEXES < index < read._HIGHEST

@@ -9,11 +9,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
 
 from agent_client import enroll, push
+from agent_client.contract import wire
+from agent_client.credential import load_credential
+from agent_client.http import ApiError, connect_to
 from fleet.enroll import mint_token
 from telemetry.models import IngestBatch, ModelCall, Run, SpooledBatch
 from tests.agent_client.summaries import run_of
@@ -86,3 +90,29 @@ def test_a_locked_table_opens_the_valve_and_agents_notice_nothing(tmp_path: Path
     with working(tmp_path):
         wait_until(lambda: not SpooledBatch.objects.exists())
     everything_is_stored_once()
+
+
+@pytest.mark.both_engines
+def test_a_refusal_before_the_body_is_read_reaches_a_client_that_sends_much(tmp_path: Path) -> None:
+    quota = {"FLEET_RATE_INSTALL_BYTES_PER_MIN": "1000"}
+    with serve(tmp_path, worker_count=1, environ=quota) as console:
+        credential = load_credential(enrolled(tmp_path / "home", console))
+        assert credential is not None
+        client = connect_to(console.url)
+
+        def send(body: bytes) -> None:
+            headers = {
+                "Content-Type": wire.MEDIA_NDJSON,
+                wire.HEADER_IDEMPOTENCY: str(uuid4()),
+                wire.HEADER_PLANE: "local",
+                wire.HEADER_SCHEMA: "1",
+            }
+            token = credential.credential
+            client.request("POST", wire.PATH_TELEMETRY, body=body, headers=headers, token=token)
+
+        send(b"\n" * 5000)
+        for _ in range(5):
+            with pytest.raises(ApiError) as refused:
+                send(b"\n" * (wire.MAX_BODY_BYTES - 1))
+            assert (refused.value.status, refused.value.code) == (429, "rate_limited")
+            assert (refused.value.retry_after_s or 0) >= 1
