@@ -12,7 +12,8 @@ from telemetry.ingest import otlp_names as names
 from telemetry.ingest.otlp_spans import Attribute, OtlpSpan, SpanEvent
 from telemetry.ingest.otlp_values import is_finite, json_object
 from telemetry.ingest.validate import LineFault
-from telemetry.store.copy import Row, Value
+from telemetry.store.copy import Row
+from telemetry.store.pack import Value
 
 _PLACE: Final = frozenset({"attrs_json", "end_ns", "parent_span_id", "span_id", "start_ns"})
 

@@ -28,6 +28,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from telemetry.api import otlp as otlp_api
 from telemetry.ingest.decode import IngestError
+from telemetry.ingest.otlp_receive import receive_spans
 from telemetry.models import ErrorEvent, IngestBatch, ModelCall, QuarantinedLine, Run, ToolCall
 from tests.telemetry.test_api_batch import enrolled
 
@@ -81,7 +82,7 @@ def answering(
     monkeypatch: pytest.MonkeyPatch, first: Callable[[], object]
 ) -> Iterator[list[float]]:
     """The console whose first answer is another one; the times at which it was asked."""
-    real, asked = otlp_api.receive_spans, list[float]()
+    real, asked = receive_spans, list[float]()
 
     def receive(*args: Any) -> Any:  # noqa: ANN401 -- as the real one
         asked.append(time.monotonic())

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import openai
 import pytest
 from django.test import Client
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.genai.handler import TelemetryHandler
 from pytest_django.live_server_helper import LiveServer
 
@@ -62,18 +65,24 @@ def model() -> Iterator[openai.OpenAI]:
     server.server_close()
 
 
-@pytest.fixture
-def provider(live_server: LiveServer) -> Iterator[TracerProvider]:
+@contextmanager
+def watched(server: LiveServer) -> Iterator[TracerProvider]:
     """The openai package watched, its spans sent to the console."""
     made = TracerProvider(resource=Resource({"service.name": "shop", "service.version": "3"}))
     headers = {"authorization": f"Bearer {enrolled()}"}
-    exporter = OTLPSpanExporter(endpoint=f"{live_server.url}/v1/traces", headers=headers)
+    exporter = OTLPSpanExporter(endpoint=f"{server.url}/v1/traces", headers=headers)
     made.add_span_processor(SimpleSpanProcessor(exporter))
-    watcher = OpenAIInstrumentor()
+    watcher = OpenAIInstrumentor()  # type: ignore[no-untyped-call]  # it has no types
     watcher.instrument(tracer_provider=made)
     yield made
     watcher.uninstrument()
     made.shutdown()
+
+
+@pytest.fixture
+def provider(live_server: LiveServer) -> Iterator[TracerProvider]:
+    with watched(live_server) as made:
+        yield made
 
 
 def ask(client: openai.OpenAI, name: str = "gpt-6") -> None:
@@ -104,31 +113,34 @@ def test_an_instrumented_agent_is_a_run_with_its_calls(
     assert sorted(kinds) == ["Error", "Model", "Model", "Tool"]
 
 
-def test_calls_without_an_agent_are_runs_of_their_own(
-    model: openai.OpenAI, provider: TracerProvider
-) -> None:
-    assert provider
+@pytest.mark.usefixtures("provider")
+def test_calls_without_an_agent_are_runs_of_their_own(model: openai.OpenAI) -> None:
     ask(model)
     run = Run.objects.get()
     assert (run.end_reason, run.model_call_count, run.platform) == ("completed", 1, "shop")
 
 
 def test_messages_are_stored_nowhere_even_when_the_instrumentation_sends_them(
-    model: openai.OpenAI, provider: TracerProvider, monkeypatch: pytest.MonkeyPatch
+    model: openai.OpenAI, live_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert provider
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
-    ask(model)
+    # It reads the variable once a process, and another test may have been first.
+    stability = _OpenTelemetrySemanticConventionStability
+    monkeypatch.setattr(stability, "_initialized", False)
+    monkeypatch.setattr(stability, "_OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING", {})
+    memory = InMemorySpanExporter()
+    with watched(live_server) as made:
+        made.add_span_processor(SimpleSpanProcessor(memory))
+        ask(model)
+    assert CANARY in str([span.attributes for span in memory.get_finished_spans()])
     models = (*EVENT_MODELS, IngestBatch, QuarantinedLine)
     assert ModelCall.objects.count() == 1
     assert CANARY not in "".join(str(list(each._default_manager.values())) for each in models)
 
 
-def test_the_run_is_on_the_console(
-    model: openai.OpenAI, provider: TracerProvider, admin_client: Client
-) -> None:
-    assert provider
+@pytest.mark.usefixtures("provider")
+def test_the_run_is_on_the_console(model: openai.OpenAI, admin_client: Client) -> None:
     ask(model)
     run = Run.objects.get()
     page = admin_client.get(f"/runs/{run.install_id}/?run={run.run_id}")

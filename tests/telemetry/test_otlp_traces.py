@@ -64,8 +64,8 @@ def stored_run() -> dict[str, object]:
 def test_any_cut_order_and_repetition_of_a_trace_gives_the_same_run_and_sums(seed: int) -> None:
     for model in (Run, ModelCall, ToolCall, ErrorEvent, OtlpTrace, IngestBatch):
         model._default_manager.all().delete()
-    for model in (*CELL_MODELS, ReplacedRun, TouchedHour):
-        model._default_manager.all().delete()
+    for cells in (*CELL_MODELS, ReplacedRun, TouchedHour):
+        cells._default_manager.all().delete()
     spans, rng = trace(recent_ns(2 * 3600)), random.Random(seed)
     sent = [*spans, *rng.sample(spans, rng.randint(0, len(spans)))]
     rng.shuffle(sent)
