@@ -65,6 +65,15 @@ class Model:
         self.sums["rejected"] += sum(expected.rejected_counts.values())
         return expected
 
+    def every(self, table: str) -> list[Record]:
+        """The rows of a table, of all installs."""
+        return [
+            record
+            for known in self.rows.values()
+            for place, record in known.items()
+            if place[0] == table
+        ]
+
     def stored(self, install_id: UUID, table: str) -> set[Row]:
         """The rows of a table as they should lie there."""
         places = self.rows[install_id].items()

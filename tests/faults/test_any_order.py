@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.core.management import call_command
 from django.db import transaction
+from django.db.models import Sum
 from django.test import Client
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ from fleet.lib.clock import floor_hour, ns_to_datetime
 from fleet.lib.sql import session_lock
 from fleet.models import Install, InstallGroup
 from telemetry.models import EVENT_MODELS
+from telemetry.models.cells import ALL_GROUPS, RunsCell, ToolCallsCell, Unit
 from telemetry.rollup.fill import fill_pending, fill_round
 from telemetry.rollup.fold import LOCK
 from telemetry.rollup.tasks import fill_touched
@@ -221,6 +223,18 @@ class Console(RuleBasedStateMachine):
         fill_pending()
         check_cells(min(self.hours), max(self.hours))
         call_command("telemetry_rollup", "--verify", stdout=io.StringIO())
+        # Verifying shares its queries with filling; these numbers come from the model alone.
+        for unit in Unit.values:
+            cells = RunsCell.objects.filter(unit=unit, group_id=ALL_GROUPS)
+            sums = cells.aggregate(
+                all=Sum("run_count", default=0), open=Sum("open_count", default=0)
+            )
+            runs = self.model.every("tel_runs")
+            still_open = sum(run["end_reason"] is None for run in runs)
+            assert (sums["all"], sums["open"]) == (len(runs), still_open)
+            calls = ToolCallsCell.objects.filter(unit=unit, group_id=ALL_GROUPS)
+            counted = calls.aggregate(all=Sum("call_count", default=0))["all"]
+            assert counted == len(self.model.every("tel_tool_calls"))
 
     def teardown(self) -> None:
         try:
