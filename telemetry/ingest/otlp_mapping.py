@@ -38,6 +38,7 @@ from telemetry.ingest.otlp_values import (
     name_of,
     number_of,
 )
+from telemetry.ingest.scrub import scrub_and_cut
 from telemetry.ingest.validate import LineFault, Refused, TimeBounds
 from telemetry.store.copy import Row
 
@@ -120,7 +121,7 @@ def _described(span: OtlpSpan) -> bytes:
         "trace_id": span.trace_id[:64],
         "span_id": span.span_id[:32],
         "parent_span_id": span.parent_id[:32],
-        "name": span.name[: tables.NAME_MAX_CHARS],
+        "name": scrub_and_cut(span.name, tables.NAME_MAX_CHARS),
         "start_ns": span.start_ns,
         "end_ns": span.end_ns,
         "attributes": span.attributes,
@@ -303,7 +304,7 @@ def _tool_call(span: OtlpSpan) -> Row:
 def _span(span: OtlpSpan, kind: str) -> Row:
     attributes = span.attributes
     kept = {
-        short: value[: tables.NAME_MAX_CHARS] if isinstance(value, str) else value
+        short: scrub_and_cut(value, tables.NAME_MAX_CHARS) if isinstance(value, str) else value
         for name, value in attributes.items()
         if (short := names.SPAN_ATTRIBUTES.get(name)) is not None and is_finite(value)
     }

@@ -174,6 +174,21 @@ def test_secrets_in_names_are_scrubbed() -> None:
     assert (SECRET in batch.client, batch.scrubbed_count) == (False, 1)
 
 
+@pytest.mark.parametrize("room_count", [180, 190, 197])
+def test_a_secret_at_a_names_bound_is_not_cut_in_two(room_count: int) -> None:
+    long = "n " * (room_count // 2) + SECRET + " more" * 2000
+    said = {
+        "gen_ai.operation.name": "retrieval",
+        "gen_ai.data_source.id": long,
+        "gen_ai.agent.name": long,
+        "gen_ai.agent.version": long,
+    }
+    spans = [otlp.span(attributes=said, name=long), otlp.span(span_id="00" * 8, name=long)]
+    assert post(enrolled(), otlp.protobuf(*spans)).status_code == 200
+    models = (Run, Span, IngestBatch, QuarantinedLine)
+    assert SECRET[:10] not in "".join(str(list(m._default_manager.values())) for m in models)
+
+
 # ------------------------------------------------------------------------------ what is refused
 
 
