@@ -39,7 +39,7 @@ from telemetry.ingest.otlp_values import (
     number_of,
 )
 from telemetry.ingest.scrub import scrub_and_cut
-from telemetry.ingest.validate import LineFault, Refused, TimeBounds
+from telemetry.ingest.validate import LineFault, Refused, TimeBounds, time_fault
 from telemetry.store.copy import Row
 
 NS_PER_MS: Final = 1_000_000
@@ -138,11 +138,16 @@ def _take_recorded(span: OtlpSpan, bounds: TimeBounds, mapped: Mapped) -> None:
     table = BY_EVENT[event]
     row = recorded_row(table, span)
     _check_times(span, bounds, table, row)
+    # A column may say another time than the span, and the day of the row is that of the column.
+    fault = time_fault(table, row, bounds)
+    if fault:
+        raise _Untimely(*fault, _line(table, row))
     errors = [
-        recorded_error(span, at, moment)
+        error
         for at, moment in enumerate(span.events)
         if moment.attributes.get(names.HERMES_EVENT) == "error"
         and bounds.oldest_ns <= moment.time_ns <= bounds.newest_ns
+        and not time_fault(tables.ERRORS, error := recorded_error(span, at, moment), bounds)
     ]
     mapped.rows[table.name].append(row)
     mapped.rows[tables.ERRORS.name].extend(errors)
