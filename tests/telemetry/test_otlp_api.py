@@ -189,6 +189,15 @@ def test_a_secret_at_a_names_bound_is_not_cut_in_two(room_count: int) -> None:
     assert SECRET[:10] not in "".join(str(list(m._default_manager.values())) for m in models)
 
 
+@pytest.mark.parametrize("word", [SECRET, "a\\u0000b", "\\ud800", "x" * 500])
+def test_an_attributes_own_name_gets_into_no_message(word: str) -> None:
+    bad = f'{{"key":"hermes.attrs.{word}","value":5}}'
+    data = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"attributes":[%s]}]}]}]}' % bad.encode()
+    assert post(enrolled(), data, JSON).status_code == 200
+    assert SECRET not in str([IngestBatch.objects.get().receipt, *QuarantinedLine.objects.values()])
+    assert QuarantinedLine.objects.get().detail == "attributes"
+
+
 # ------------------------------------------------------------------------------ what is refused
 
 
