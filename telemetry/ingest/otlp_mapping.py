@@ -38,7 +38,7 @@ from telemetry.ingest.otlp_values import (
     name_of,
     number_of,
 )
-from telemetry.ingest.scrub import scrub_and_cut
+from telemetry.ingest.scrub import scrub_and_cut, scrub_text
 from telemetry.ingest.validate import LineFault, Refused, TimeBounds, time_fault
 from telemetry.store.copy import Row
 
@@ -212,11 +212,11 @@ def _operation(span: OtlpSpan) -> str:
     attributes = span.attributes
     said = attributes.get(names.OPERATION)
     if isinstance(said, str) and said:
-        return said.strip().lower()
+        return _lowered(said)
     for name in names.KIND_WORDS:
         word = attributes.get(name)
         if isinstance(word, str) and word:
-            lower = word.strip().lower()
+            lower = _lowered(word)
             return names.OPERATION_OF_WORD.get(lower, lower)
     # Instrumentations older than the operation's name.
     is_call = span.kind == _CLIENT and "gen_ai.request.model" in attributes
@@ -353,8 +353,13 @@ def _error(span: OtlpSpan, subsystem: str) -> Row:
 
 @lru_cache(maxsize=1024)
 def _provider(said: str | None) -> str | None:
-    lower = (said or "").strip().lower()
+    lower = _lowered(said or "")
     return names.PROVIDERS.get(lower, lower) or None
+
+
+def _lowered(word: str) -> str:
+    """A word in small letters, scrubbed before: in small letters an AWS key is none to any rule."""
+    return scrub_text(scrub_and_cut(word, tables.NAME_MAX_CHARS)).strip().lower()
 
 
 def _server(attributes: Mapping[str, Attribute]) -> str | None:
