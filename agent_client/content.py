@@ -27,10 +27,14 @@ MAX_BATCH_BYTES: Final = 4_000_000
 _CONTENT: Final = ("content", "reasoning", "reasoning_content", "reasoning_details", "tool_calls")
 
 
-def last_message(home: Path) -> int:
-    """The row number of the newest message; 0 without any. Never raises."""
+def last_message(home: Path) -> int | None:
+    """The row number of the newest message; 0 without any, None when that cannot be read now.
+
+    Never raises. Not to know is not zero, nor is a database that is away for a moment: a push that
+    began there would send what was said before the consent.
+    """
     rows = _ask(home, "SELECT max(rowid) FROM messages", 0)
-    return rows[0][0] or 0 if rows else 0
+    return rows[0][0] or 0 if rows else None
 
 
 def count_messages(home: Path, after: int) -> int:

@@ -195,8 +195,13 @@ class ContentPlane:
     name = "trajectories"
 
     def begin(self, store: Store, sender: Sender) -> None:
-        """Where no consent was seen before, begin now: after the newest message there is."""
+        """Where no consent was seen before, begin now: after the newest message there is.
+
+        When the newest cannot be read, a later push begins, or goes on.
+        """
         newest = last_message(sender.home)
+        if newest is None:
+            return
         is_new = not _since_ns(store, sender.fleet_id, _CONTENT_SINCE)
         if is_new or newest < load_progress(store, sender.fleet_id, self.name).cursor:
             # The second: the host's database was made anew, and counts from one again.

@@ -1,4 +1,4 @@
-"""Two small middlewares: a request id on every answer, and the admin's own CSP."""
+"""Small middlewares: an id on every answer, no NUL in an address, and the admin's own CSP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 from django.conf import settings
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBadRequest
 from django.http.response import HttpResponseBase
 
 type _View = Callable[[HttpRequest], HttpResponseBase]
@@ -33,6 +33,19 @@ class RequestIdMiddleware:
 def request_id_of(request: HttpRequest) -> str:
     """The id RequestIdMiddleware gave; "" outside of it."""
     return str(request.META.get("HTTP_X_REQUEST_ID", ""))
+
+
+class NoNulMiddleware:
+    """Refuses a query with a NUL: no text of a database can hold one, and none is meant."""
+
+    def __init__(self, get_response: _View) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """400, or what the view answers."""
+        if "%00" in str(request.META.get("QUERY_STRING", "")):
+            return HttpResponseBadRequest("the address has a NUL in it", content_type="text/plain")
+        return self._get_response(request)
 
 
 class AdminCspMiddleware:

@@ -82,8 +82,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         body = req.body
         try:
             with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as file:
-                # Who waits to be told to go on is told by gunicorn, when the work begins.
-                if body is not None and not _awaits_consent(req):
+                if body is not None:
+                    _consent(req, conn.sock)
                     req.body = _taken_in(body, file)
                 return self._workers.submit(super().handle_request, req, conn).result()
         finally:
@@ -118,8 +118,14 @@ def _end_reading(plain: socket.socket) -> None:
         return
 
 
-def _awaits_consent(req: Any) -> bool:  # noqa: ANN401 -- gunicorn's own
-    return any(name == "EXPECT" for name, _ in req.headers)
+def _consent(req: Any, plain: socket.socket) -> None:  # noqa: ANN401 -- gunicorn's own
+    """Tell who waits for it to go on.
+
+    Here and not where the work is done: whoever asked and then sent nothing would hold a thread.
+    """
+    if req._expected_100_continue:  # noqa: SLF001 -- gunicorn has no other word for it
+        req._expected_100_continue = False  # noqa: SLF001 -- as above: it is told once
+        plain.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class _TakenIn:

@@ -37,9 +37,11 @@ UNSAFE: Final = (
     "secrets*",
     "desktop.electron_flags*",
     "prefill_messages_file*",
+    "telemetry.export.console.content*",
 )
-"""Keys through which the host runs commands, loads code or hands out secrets: a stolen console
-would own every machine. Whoever wants them pinned says so on the machine, in an allow file."""
+"""Keys through which the host runs commands, loads code or hands out secrets, or the client what
+people say to it: a stolen console would own every machine, and a console that gives the consent it
+asks for has none. Whoever wants them pinned says so on the machine, in an allow file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def gone(request: HttpRequest, opts: Options[models.Model]) -> HttpResponseRedir
 
 def reason_of(request: HttpRequest) -> str:
     """The reason that was typed, cut to what an audit row holds."""
-    return request.POST.get("reason", "").strip()[:MAX_REASON_CHARS]
+    return request.POST.get("reason", "").replace("\0", "").strip()[:MAX_REASON_CHARS]
 
 
 def confirm_page(

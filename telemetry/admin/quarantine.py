@@ -27,6 +27,7 @@ from telemetry.admin.reasons import reason_for
 from telemetry.ingest.quarantine import (
     INLINE_LINES,
     NO_COLUMN,
+    WORDS,
     Choice,
     Preview,
     order_job,
@@ -150,6 +151,10 @@ class QuarantinedLineAdmin(FactAdmin):
     ordering = ("-received_at", "line")
     actions = ("replay", "purge")
     list_before_template = "telemetry/quarantine_before.html"
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Only what a Choice knows: an action on all that are listed must mean those lines."""
+        return lookup in WORDS
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[QuarantinedLine], search_term: str

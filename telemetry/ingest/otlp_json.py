@@ -174,7 +174,8 @@ def _known(value: object, names: Mapping[str, str]) -> dict[str, Attribute]:
             raise LineFault("wrong_type", "attributes")
         kept = names.get(name) or (name if name.startswith(HERMES_ATTRIBUTES) else None)
         if kept is not None and (kept not in found or kept == name):  # the newest name wins
-            said = _value(pair.get("value"), name)
+            # A name that is on no closed list is the sender's word, and goes into no message.
+            said = _value(pair.get("value"), name if name in names else "attributes")
             if said is not None:
                 found[_text(kept, "attributes")] = said
     return found

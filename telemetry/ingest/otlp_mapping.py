@@ -38,7 +38,8 @@ from telemetry.ingest.otlp_values import (
     name_of,
     number_of,
 )
-from telemetry.ingest.validate import LineFault, Refused, TimeBounds
+from telemetry.ingest.scrub import scrub_and_cut, scrub_text
+from telemetry.ingest.validate import LineFault, Refused, TimeBounds, time_fault
 from telemetry.store.copy import Row
 
 NS_PER_MS: Final = 1_000_000
@@ -120,7 +121,7 @@ def _described(span: OtlpSpan) -> bytes:
         "trace_id": span.trace_id[:64],
         "span_id": span.span_id[:32],
         "parent_span_id": span.parent_id[:32],
-        "name": span.name[: tables.NAME_MAX_CHARS],
+        "name": scrub_and_cut(span.name, tables.NAME_MAX_CHARS),
         "start_ns": span.start_ns,
         "end_ns": span.end_ns,
         "attributes": span.attributes,
@@ -137,11 +138,16 @@ def _take_recorded(span: OtlpSpan, bounds: TimeBounds, mapped: Mapped) -> None:
     table = BY_EVENT[event]
     row = recorded_row(table, span)
     _check_times(span, bounds, table, row)
+    # A column may say another time than the span, and the day of the row is that of the column.
+    fault = time_fault(table, row, bounds)
+    if fault:
+        raise _Untimely(*fault, _line(table, row))
     errors = [
-        recorded_error(span, at, moment)
+        error
         for at, moment in enumerate(span.events)
         if moment.attributes.get(names.HERMES_EVENT) == "error"
         and bounds.oldest_ns <= moment.time_ns <= bounds.newest_ns
+        and not time_fault(tables.ERRORS, error := recorded_error(span, at, moment), bounds)
     ]
     mapped.rows[table.name].append(row)
     mapped.rows[tables.ERRORS.name].extend(errors)
@@ -206,11 +212,11 @@ def _operation(span: OtlpSpan) -> str:
     attributes = span.attributes
     said = attributes.get(names.OPERATION)
     if isinstance(said, str) and said:
-        return said.strip().lower()
+        return _lowered(said)
     for name in names.KIND_WORDS:
         word = attributes.get(name)
         if isinstance(word, str) and word:
-            lower = word.strip().lower()
+            lower = _lowered(word)
             return names.OPERATION_OF_WORD.get(lower, lower)
     # Instrumentations older than the operation's name.
     is_call = span.kind == _CLIENT and "gen_ai.request.model" in attributes
@@ -303,7 +309,7 @@ def _tool_call(span: OtlpSpan) -> Row:
 def _span(span: OtlpSpan, kind: str) -> Row:
     attributes = span.attributes
     kept = {
-        short: value[: tables.NAME_MAX_CHARS] if isinstance(value, str) else value
+        short: scrub_and_cut(value, tables.NAME_MAX_CHARS) if isinstance(value, str) else value
         for name, value in attributes.items()
         if (short := names.SPAN_ATTRIBUTES.get(name)) is not None and is_finite(value)
     }
@@ -347,8 +353,13 @@ def _error(span: OtlpSpan, subsystem: str) -> Row:
 
 @lru_cache(maxsize=1024)
 def _provider(said: str | None) -> str | None:
-    lower = (said or "").strip().lower()
+    lower = _lowered(said or "")
     return names.PROVIDERS.get(lower, lower) or None
+
+
+def _lowered(word: str) -> str:
+    """A word in small letters, scrubbed before: in small letters an AWS key is none to any rule."""
+    return scrub_text(scrub_and_cut(word, tables.NAME_MAX_CHARS)).strip().lower()
 
 
 def _server(attributes: Mapping[str, Attribute]) -> str | None:

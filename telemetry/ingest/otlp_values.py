@@ -10,6 +10,7 @@ import msgspec
 from agent_client.contract import tables
 from agent_client.contract.tables import COUNT_MAX, MS_MAX
 from telemetry.ingest.otlp_spans import Attribute
+from telemetry.ingest.scrub import scrub_and_cut
 from telemetry.ingest.validate import LineFault
 
 
@@ -25,7 +26,7 @@ def text_of(value: Attribute | None, name: str) -> str | None:
         return None
     if "\x00" in value:
         raise LineFault("invalid_text", name)
-    return value[: tables.NAME_MAX_CHARS]
+    return scrub_and_cut(value, tables.NAME_MAX_CHARS)
 
 
 def clean_name(text: str) -> str | None:

@@ -21,7 +21,9 @@ _BLANK: Final = re.compile(rb"[ \t\r\n]*+")
 _KEY: Final = re.compile(rb'[ \t\r\n]*+"([^"\\]*+)"[ \t\r\n]*+:[ \t\r\n]*+')
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR: Final = re.compile(_STRING + rb"|true|false|null|-?[0-9][0-9.eE+-]*+", re.DOTALL)
-_TOKEN: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
+_TOKEN: Final = re.compile(_STRING + rb"?|[\[\]{}]", re.DOTALL)
+"""A bracket, or a string, or what is left of the document when one never ends: were its end asked
+for, each of a million escaped quotes in such a string would be looked at to the document's end."""
 
 
 class _Counted:

@@ -173,6 +173,19 @@ def scrub_text(text: str) -> str:
     return scrubbed
 
 
+def scrub_and_cut(text: str, max_chars: int) -> str:
+    """A text cut at its bound, its secrets replaced before: half a key is no key to any rule.
+
+    One within the bound is left to the scrubbing of its column.
+    """
+    if len(text) <= max_chars:
+        return text
+    scrubbed = scrub_text(text[: max_chars + CUT_MARGIN_CHARS])
+    if len(text) > max_chars + CUT_MARGIN_CHARS:
+        scrubbed = scrubbed[:-CUT_MARGIN_CHARS]
+    return scrubbed[:max_chars]
+
+
 def scrub_id(text: str) -> str:
     """An id with every secret replaced; ids of the usual forms are known by them."""
     return _changes({text}, is_id=True).get(text, text)

@@ -9,6 +9,7 @@ whether the batch is stored yet or not.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -29,6 +30,8 @@ from telemetry.store.summaries import Summary
 ZSTD_LEVEL: Final = 1
 _DESCRIBED: Final = b'{"otlp_span"'
 """How a foreign span that was refused is described: see ``otlp_mapping``."""
+_CONTENT: Final = re.compile(rb'"_kind"[ \t]*:[ \t]*"(?:session|message)"')
+"""A record of the trajectories plane, under whatever plane it was sent: nothing of it is kept."""
 RATE_WINDOW: Final = timedelta(minutes=1)
 RETRY_UNKNOWN_S: Final = 60
 """When nothing was drained lately there is nothing to reckon with."""
@@ -87,10 +90,11 @@ def unpack(data: bytes) -> Payload:
 
 def quarantined_text(refused: Refused) -> QuarantinedText:
     """A refused line, scrubbed. It can be replayed when nothing of it was cut or changed."""
-    text = scrub_raw(refused.raw)
+    raw = b"" if _CONTENT.search(refused.raw) else refused.raw
+    text = scrub_raw(raw)
     # Of content nothing is kept, of a foreign span a description: neither can be judged again.
-    is_line = refused.raw.startswith(b"{") and not refused.raw.startswith(_DESCRIBED)
-    is_whole = text.encode("utf-8", errors="surrogatepass") == refused.raw
+    is_line = raw.startswith(b"{") and not raw.startswith(_DESCRIBED)
+    is_whole = text.encode("utf-8", errors="surrogatepass") == raw
     return QuarantinedText(
         refused.line, refused.code, refused.detail, text, is_replayable=is_line and is_whole
     )

@@ -253,6 +253,11 @@ def _are_timely(shape: _Shape, rows: Sequence[Row], bounds: TimeBounds) -> bool:
     return min(times_ns) >= bounds.oldest_ns and max(latest_ns) <= bounds.newest_ns  # type: ignore[type-var,operator]  # the same
 
 
+def time_fault(table: Table, row: Row, bounds: TimeBounds) -> tuple[str, str] | None:
+    """Code and column of the first time of a row that is not accepted, wherever it came from."""
+    return _time_fault(_SHAPES[table.name], row, bounds)
+
+
 def _time_fault(shape: _Shape, row: Row, bounds: TimeBounds) -> tuple[str, str] | None:
     """Code and column of the first time that is out of bounds."""
     time_ns = row[shape.time_at]

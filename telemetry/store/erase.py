@@ -16,6 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from django.apps import apps
+from django.db import transaction
 from django.db.models import Min, Model
 
 from fleet.audit import Actor
@@ -40,7 +41,8 @@ from telemetry.models import (
 from telemetry.store.locks import install_transaction
 
 SWEPT_FOR: Final = timedelta(days=2)
-"""After an erasure: a fill that had read its rows before may write an install's cell after it."""
+"""After an erasure: a fill that had read its rows before may write an install's cell after it, and
+what it saw first: a model or an endpoint that only this install had."""
 _SEEN_IN: Final = {
     FirstSeen.Kind.MODEL: (ModelCall, "model"),
     FirstSeen.Kind.PROVIDER: (ModelCall, "provider"),
@@ -123,6 +125,10 @@ def resume_erasures() -> int:
     young = Erasure.objects.filter(finished_at__gte=now() - SWEPT_FOR)
     for install_id in young.values_list("pk", flat=True):
         _of(InstallCell, install_id).delete()
+        with transaction.atomic():
+            seen = list(_of(FirstSeen, install_id))
+            _of(FirstSeen, install_id).delete()
+            restore_first_seen(seen)
     return len(started)
 
 

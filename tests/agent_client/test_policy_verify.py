@@ -294,6 +294,12 @@ def test_without_a_file_all_but_the_unsafe_keys_may_be_pinned(tmp_path: Path) ->
     assert not any(allow.permits(pattern.rstrip("*"), "x") for pattern in UNSAFE)
 
 
+def test_a_console_gives_no_consent_to_itself(tmp_path: Path) -> None:
+    key = "telemetry.export.console.content"
+    assert not load_allow_list(tmp_path, tmp_path).permits(key, value=True)
+    assert allow_file(tmp_path, '{"allow": ["telemetry.*"]}').permits(key, value=True)
+
+
 def test_a_file_narrows_and_widens(tmp_path: Path) -> None:
     allow = allow_file(
         tmp_path, '{"allow": ["telemetry.*", "hooks.*"], "deny": ["telemetry.local"]}'

@@ -183,6 +183,22 @@ def test_slow_clients_do_not_keep_the_others_out(console: served.Served) -> None
     assert IngestBatch.objects.count() == 1
 
 
+def test_slow_clients_that_ask_to_go_on_do_not_keep_the_others_out(console: served.Served) -> None:
+    headers = raw.push_headers(raw.credential_of(uuid4()), Expect="100-continue")
+    whole = raw.raw_request(headers, BODY)
+    with ExitStack() as stack:
+        slow = waiting(console, 24, stack)
+        for plain in slow:
+            plain.sendall(whole[:-5])
+        began_s = time.monotonic()
+        check_alive(console)
+        assert time.monotonic() - began_s < 9
+        for plain in slow:  # served at their end, so that nothing of theirs outlives the test
+            plain.sendall(whole[-5:])
+            assert plain.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert plain.recv(100).startswith(b"HTTP/1.1 200")
+
+
 def test_a_slow_client_that_comes_to_its_end_is_served(console: served.Served) -> None:
     token = raw.credential_of(uuid4())
     whole = raw.raw_request(raw.push_headers(token), BODY)

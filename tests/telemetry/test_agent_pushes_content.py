@@ -143,6 +143,23 @@ def test_a_database_made_anew_begins_anew(home: Path) -> None:
     assert "of another database" not in told()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_database_that_is_away_for_a_moment_gives_away_nothing_said_before(
+    home: Path, *, is_first: bool
+) -> None:
+    if is_first:  # the consent is first seen while the host's database cannot be read
+        configure(home, EXPORT_ONLY)
+        push.push_once(home)
+        configure(home, OPEN)
+    (home / "state.db").rename(home / "away")
+    push.push_once(home)
+    (home / "away").rename(home / "state.db")
+    push.push_once(home)
+    say(home, "under consent")
+    push.push_once(home)
+    assert told() == ["under consent"]
+
+
 def test_an_erased_install_keeps_its_content_and_is_told_so(home: Path) -> None:
     say(home, "Which river?")
     push.push_once(home)

@@ -108,6 +108,8 @@ def test_content_under_the_name_of_another_plane_is_refused_line_by_line() -> No
     answer = post(enrolled(), plane="local")
     assert answer.json()["rejected_counts"] == {"unknown_kind": 2}  # type: ignore[attr-defined]  # as above
     assert not ContentSession.objects.exists()
+    kept = QuarantinedLine.objects.values_list("raw_text", "is_replayable")
+    assert list(kept) == [("", False)] * 2  # whoever sees the quarantine need not see content
 
 
 @pytest.mark.parametrize("shut", ["is_switched_on", "is_asked_for", "consent"])

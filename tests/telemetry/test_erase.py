@@ -39,6 +39,7 @@ from telemetry.models import (
     Run,
     RunsCell,
     SpooledBatch,
+    ToolCall,
     TouchedHour,
     Unit,
 )
@@ -432,3 +433,19 @@ def test_the_page_is_refused_without_its_permission() -> None:
     assert client.post(PATH, {"name": "doomed-host", "reason": WHY}).status_code == 403
     assert client.get(f"/fleet/erasure/{make.INSTALL}/report/").status_code == 302
     assert not Erasure.objects.exists()
+
+
+def test_what_a_late_fill_saw_first_is_swept_behind_an_erasure() -> None:
+    filled()
+    filled(OTHER, "other-host")
+    erase_install(make.INSTALL, actor="operator", reason=WHY)
+    ToolCall.objects.update(tool_name="shared")
+    theirs = "shared"
+    FirstSeen.objects.filter(value=theirs).delete()
+    for kind, value in (("endpoint", "https://only.theirs"), ("tool", theirs)):
+        FirstSeen.objects.create(
+            kind=kind, value=value, first_at=now() - timedelta(days=9), install_id=make.INSTALL
+        )
+    resume_erasures()
+    assert not FirstSeen.objects.filter(install_id=make.INSTALL).exists()
+    assert FirstSeen.objects.get(value=theirs).install_id == OTHER

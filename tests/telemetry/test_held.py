@@ -10,6 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
+from fleet.models import ChangeRecord
 from telemetry.models import (
     AggregateRecord,
     FirstSeen,
@@ -21,6 +22,7 @@ from telemetry.models import (
     TouchedHour,
 )
 from telemetry.store.held import Held, count_held, count_spooled, remove_held
+from tests import builders as fleet
 from tests.telemetry import builders as make
 from tests.telemetry.test_commands import say
 
@@ -103,6 +105,22 @@ def test_the_command_counts_and_deletes_only_when_it_is_told_twice(tmp_path: Pat
         call_command("telemetry_held", path, remove=True)
     assert json.loads(say("telemetry_held", path, remove=True, yes=True)) == {"removed": 1}
     assert not Run.objects.exists()
+
+
+def test_an_install_that_can_still_push_is_left_to_an_erasure(tmp_path: Path) -> None:
+    fleet.enroll_one(install_id=make.INSTALL)
+    make.push(make.run())
+    path = listed(tmp_path, make.INSTALL)
+    with pytest.raises(CommandError, match="fleet_erase"):
+        call_command("telemetry_held", path, remove=True, yes=True)
+    assert Run.objects.exists()
+
+
+def test_what_was_deleted_is_on_record(tmp_path: Path) -> None:
+    make.push(make.run())
+    say("telemetry_held", listed(tmp_path, make.INSTALL), remove=True, yes=True)
+    record = ChangeRecord.objects.get(action="remove_held")
+    assert json.loads(record.pre_json) == {"first": [str(make.INSTALL)], "installs": 1, "rows": 1}
 
 
 def test_a_file_that_lists_no_installs_is_named(tmp_path: Path) -> None:

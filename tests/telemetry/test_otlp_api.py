@@ -45,6 +45,7 @@ from tests.telemetry.test_api_batch import enrolled
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 SECRET = "ghp_" + "x7Kq9ZtB2mWv4Rn8Lp3Yc6Hd1Fs5Gj0Aw2Ee"
+AWS_KEY = "AKIA" + "Z7Q2XM4T6KLB3WVD"
 CANARY = "canary-51ab what a person said"
 
 
@@ -172,6 +173,39 @@ def test_secrets_in_names_are_scrubbed() -> None:
     assert SECRET not in str(ModelCall.objects.values().get())
     batch = IngestBatch.objects.get()
     assert (SECRET in batch.client, batch.scrubbed_count) == (False, 1)
+
+
+@pytest.mark.parametrize("name", ["gen_ai.provider.name", "traceloop.span.kind"])
+def test_a_secret_is_found_before_a_word_is_put_in_small_letters(name: str) -> None:
+    said = {name: AWS_KEY} | ({"gen_ai.operation.name": "chat"} if "provider" in name else {})
+    post(enrolled(), otlp.protobuf(otlp.span(attributes=said)))
+    kept = [*ModelCall.objects.values(), *Span.objects.values()]
+    assert kept
+    assert AWS_KEY.lower() not in str(kept).lower()
+
+
+@pytest.mark.parametrize("room_count", [180, 190, 197])
+def test_a_secret_at_a_names_bound_is_not_cut_in_two(room_count: int) -> None:
+    long = "n " * (room_count // 2) + SECRET + " more" * 2000
+    said = {
+        "gen_ai.operation.name": "retrieval",
+        "gen_ai.data_source.id": long,
+        "gen_ai.agent.name": long,
+        "gen_ai.agent.version": long,
+    }
+    spans = [otlp.span(attributes=said, name=long), otlp.span(span_id="00" * 8, name=long)]
+    assert post(enrolled(), otlp.protobuf(*spans)).status_code == 200
+    models = (Run, Span, IngestBatch, QuarantinedLine)
+    assert SECRET[:10] not in "".join(str(list(m._default_manager.values())) for m in models)
+
+
+@pytest.mark.parametrize("word", [SECRET, "a\\u0000b", "\\ud800", "x" * 500])
+def test_an_attributes_own_name_gets_into_no_message(word: str) -> None:
+    bad = f'{{"key":"hermes.attrs.{word}","value":5}}'
+    data = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"attributes":[%s]}]}]}]}' % bad.encode()
+    assert post(enrolled(), data, JSON).status_code == 200
+    assert SECRET not in str([IngestBatch.objects.get().receipt, *QuarantinedLine.objects.values()])
+    assert QuarantinedLine.objects.get().detail == "attributes"
 
 
 # ------------------------------------------------------------------------------ what is refused

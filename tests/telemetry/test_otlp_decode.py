@@ -290,3 +290,9 @@ def test_data_points_of_every_kind_are_counted_in_both_encodings() -> None:
     document = {"resourceMetrics": [{"scopeMetrics": [{"metrics": listed}]}]}
     assert count_points(made.SerializeToString(), is_json=False) == 10
     assert count_points(json.dumps(document).encode(), is_json=True) == 10
+
+
+def test_escaped_quotes_in_a_string_that_never_ends_are_looked_at_once() -> None:
+    # Looked at from each of its quotes, this body would take hours.
+    data = b'{"resourceSpans":[{"x":["' + b'\\"' * 1_000_000
+    assert code_of(data) == "malformed_body"

@@ -20,8 +20,11 @@ from agent_client.otlp.scrub import NEVER_LEAVE
 from agent_client.otlp.signals import Span
 from telemetry.ingest.otlp_mapping import Mapped, map_spans
 from telemetry.ingest.otlp_protobuf import decode_protobuf
+from telemetry.ingest.validate import TimeBounds
 from tests.agent_client.otlp_homes import INSTALL
 from tests.agent_client.otlp_rows import rows_of
+from tests.telemetry import otlp_builders as otlp
+from tests.telemetry.builders import S, recent_ns
 from tests.telemetry.otlp_builders import ANY_TIME
 
 SPAN_TABLES = (RUNS, MODEL_CALLS, TOOL_CALLS, SPANS)
@@ -160,3 +163,14 @@ def test_a_column_out_of_its_bounds_refuses_the_span() -> None:
     row |= {"start_ns": 1, "end_ns": 2, "tool_name": "t" * 300}
     (refused,) = taken_in(exported(TOOL_CALLS, row, "1.41")).refused
     assert (refused.code, refused.detail) == ("too_long", "tool_name")
+
+
+@pytest.mark.parametrize(("start_ns", "code"), [(1, "time_too_old"), (2**62, "time_in_future")])
+def test_a_column_that_says_another_time_than_its_span_is_judged_too(
+    start_ns: int, code: str
+) -> None:
+    said = {"hermes.event": "tool_call", "hermes.run_id": "r", "hermes.start_ns": start_ns}
+    at_ns = recent_ns()
+    decoded = decode_protobuf(otlp.protobuf(otlp.span(start_ns=at_ns, attributes=said)))
+    (refused,) = map_spans(decoded, TimeBounds(at_ns - S, at_ns + S)).refused
+    assert (refused.code, refused.detail) == (code, "start_ns")

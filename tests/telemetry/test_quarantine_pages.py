@@ -164,3 +164,22 @@ def test_lines_that_cannot_be_replayed_make_no_order() -> None:
     _status, shown = act(client_of(*ALL), "replay", line.pk, confirmed="yes", reason="x")
     assert "None of them can be replayed" in shown
     assert not QuarantineJob.objects.exists()
+
+
+def test_a_list_is_narrowed_by_nothing_that_an_action_does_not_follow() -> None:
+    refuse(too_old(1), b"{")
+    client = client_of(*ALL)
+    every = {"select_across": "1", "confirmed": "yes", "reason": "old"}
+    line = QuarantinedLine.objects.earliest("pk")
+    status, _text = act(client, "purge", line.pk, query=f"?line={line.line}", **every)
+    assert (status, QuarantinedLine.objects.count()) == (400, 2)
+
+
+@pytest.mark.parametrize("query", ["?code=%00", "?plane=%00", "?q=%00"])
+def test_a_nul_in_an_address_or_a_reason_is_no_error_of_ours(query: str) -> None:
+    refuse(b"{")
+    client = client_of(*ALL)
+    assert client.get(LIST + query).status_code == 400
+    line = QuarantinedLine.objects.get()
+    assert act(client, "purge", line.pk, confirmed="yes", reason="\0old\0")[0] == 200
+    assert ChangeRecord.objects.filter(action="quarantine.purge", reason="old").exists()

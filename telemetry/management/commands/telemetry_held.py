@@ -6,11 +6,18 @@ import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
 
+from fleet.audit import record_change
+from fleet.models import Fleet, InstallCredential
 from telemetry.store.held import count_held, count_spooled, remove_held
+
+ACTOR: Final = "manage.py"
+MAX_NAMED: Final = 100
+"""Of a crowd of thousands the audit row names so many."""
 
 
 class Command(BaseCommand):
@@ -35,9 +42,30 @@ class Command(BaseCommand):
                     f"This deletes all telemetry of {len(install_ids)} installs for good. "
                     "Say --yes to do it."
                 )
-            self.stdout.write(json.dumps({"removed": remove_held(install_ids)}))
+            self.stdout.write(json.dumps({"removed": _removed(install_ids)}))
             return
         held = count_held(install_ids, str(mark))
         tables = {name: asdict(each) for name, each in held.items()}
         found = {"tables": tables, "spooled": count_spooled(install_ids)}
         self.stdout.write(json.dumps(found))
+
+
+def _removed(install_ids: list[UUID]) -> int:
+    """Delete what is held, and put on record what was. Errors: CommandError for a live install."""
+    live = InstallCredential.objects.filter(revoked_at=None).values_list("install_id", flat=True)
+    held = set(live).intersection(install_ids)
+    if held:
+        raise CommandError(
+            f"{len(held)} of them can still push, {min(held)} first. Erase a person's install with "
+            "fleet_erase: it leaves a tombstone and a signed report."
+        )
+    removed = remove_held(install_ids)
+    named = sorted(map(str, install_ids))[:MAX_NAMED]
+    record_change(
+        actor=ACTOR,
+        action="remove_held",
+        target=Fleet.current(),
+        pre={"installs": len(install_ids), "rows": removed, "first": named},
+        post=None,
+    )
+    return removed
