@@ -33,7 +33,7 @@ from telemetry.models import (
     TouchedHour,
 )
 from telemetry.rollup import refill
-from telemetry.rollup.fill import fill_hour, fill_pending, fill_round
+from telemetry.rollup.fill import fill_hour, fill_pending, fill_round, pending_hours
 from telemetry.rollup.fold import fold_touched
 from telemetry.rollup.histogram import bucket_of
 from telemetry.rollup.lag import failed_batches, lag_s
@@ -168,6 +168,21 @@ def test_a_batch_that_the_database_refuses_holds_up_no_other() -> None:
     fill_pending()
     assert stored() == counted()
     assert failed_batches() == 0
+
+
+@both_engines
+@committed
+def test_an_hour_that_cannot_be_made_again_holds_up_no_fold() -> None:
+    make.push(make.tool_call(1, start_ns=AT_NS, tool_name="poison"))
+    TouchedHour.objects.update(batch_id=None)
+    make.push(make.tool_call(2, start_ns=AT_NS - 86_400 * make.S))
+    with refusing_tool("poison"):
+        fill_round()
+        assert ToolCallsCell.objects.get(unit="h", group_id=ALL_GROUPS).tool_name == "terminal"
+        assert pending_hours() == [HOUR]
+    fill_round()
+    assert stored() == counted() != {}
+    assert not pending_hours()
 
 
 @both_engines
