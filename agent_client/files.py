@@ -127,8 +127,9 @@ def make_private_file(path: Path) -> None:
         os.mknod(path, 0o600 | stat.S_IFREG)
     except FileExistsError:
         pass
-    except PermissionError:  # systems that let only root make one so: it is new, nobody has a lock
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError:  # macOS and BSD make no plain file so, and say it of one that is there too
+        with suppress(FileExistsError):  # O_EXCL: one that is there is not opened
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     _give_to_owner_of(path.parent, path)
 
 

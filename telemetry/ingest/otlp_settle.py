@@ -58,10 +58,9 @@ def settle_traces(
     ]
     new = [trace for trace in plan if trace is not None]
     replaced = {t.run_id: known[t.run_id].start_ns for t in new if t.run_id in known}
-    if new:
-        store_traces(stamp, new, replaced)
+    copied = store_traces(stamp, new, replaced) if new else CopyCounts()
     return Settled(
-        CopyCounts(len(new) - len(replaced), len(replaced), len(plan) - len(new)),
+        _counts(copied, replaced_count=len(replaced), same_count=len(plan) - len(new)),
         frozenset(
             ns_to_datetime(hour * NS_PER_HOUR)
             for hour in {
@@ -69,6 +68,19 @@ def settle_traces(
                 for at_ns in (*replaced.values(), *(trace.start_ns for trace in new))
             }
         ),
+    )
+
+
+def _counts(copied: CopyCounts, *, replaced_count: int, same_count: int) -> CopyCounts:
+    """What became of the runs: one that was taken away before is merged, not inserted.
+
+    A trace that was forgotten may find its run still there; what was copied says so.
+    """
+    merged_count = min(replaced_count, copied.inserted)
+    return CopyCounts(
+        copied.inserted - merged_count,
+        copied.merged + merged_count,
+        copied.duplicate + same_count,
     )
 
 

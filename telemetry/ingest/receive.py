@@ -139,7 +139,13 @@ def receive_judged(header: BatchHeader, body: Body, judge: Judge) -> Outcome:
 
 def _store_now(judged: _Judged) -> Outcome:
     """Steps 3 and 4 of ``receive_judged``."""
-    return with_partitions(lambda ensure: _store_once(judged, ensure))
+    try:
+        return with_partitions(lambda ensure: _store_once(judged, ensure))
+    except IntegrityError:
+        known = _replay_of(judged.header, judged.body)  # a twin was spooled, without our lock
+        if known is None:
+            raise
+        return known
 
 
 def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:

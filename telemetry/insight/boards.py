@@ -164,6 +164,7 @@ def _lines(
 ) -> dict[int, Lines]:
     """The sums of every active install, by group level."""
     found: defaultdict[int, Lines] = defaultdict(dict)
+    moved: set[UUID] = set()
     rows = sum_cells(
         InstallCell, Cells(tuple(slices), group_id), keys=("install_id", "group_id"), sums=names
     )
@@ -174,11 +175,20 @@ def _lines(
         if not any(line[name] for name in ACTIVITY_FIELDS):
             continue
         found[level][install_id] = line
+        if any(line[name] < 0 for name in ACTIVITY_FIELDS):
+            moved.add(install_id)
         # An install that changed its group has a line in each, and one in all of them together.
         whole = found[ALL_GROUPS].get(install_id)
         found[ALL_GROUPS][install_id] = (
             line if whole is None else {name: whole[name] + line[name] for name in names}
         )
+    # Its day is of its last group, the hours that are taken out of it of the one before.
+    for install_id in moved:
+        for lines in found.values():
+            if install_id in lines and all(
+                lines[install_id][name] <= 0 for name in ACTIVITY_FIELDS
+            ):
+                del lines[install_id]
     return found
 
 

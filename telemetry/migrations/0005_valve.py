@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from django.db import migrations, models
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.state import StateApps
+
+
+def nothing(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """The way forward has nothing to look after."""
+
+
+def keep_the_spool(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+    """Refuse to drop rows that were acknowledged and are in no other table."""
+    waiting = apps.get_model("telemetry", "SpooledBatch").objects.count()
+    if waiting:
+        raise RuntimeError(
+            f"{waiting} acknowledged batches wait in the spool and would be lost: let the drainer "
+            "store them (and try again, or delete, those that were set aside), then migrate"
+        )
 
 
 class Migration(migrations.Migration):
@@ -142,4 +158,5 @@ class Migration(migrations.Migration):
                 fields=("install_id", "batch_id"), name="telemetry_spool_once"
             ),
         ),
+        migrations.RunPython(nothing, keep_the_spool),
     ]

@@ -13,6 +13,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import StateApps
 
 import telemetry.models.cells
+from fleet.lib.clock import now
 from fleet.lib.sql import apply_sql
 
 ALL_GROUPS = -1
@@ -165,8 +166,18 @@ def _store(apps: StateApps, cells: Cells, groups: Mapping[tuple[object, ...], in
 
 
 def back_to_done(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """The old cells are still there; the new ones are emptied, for they would be moved again."""
-    apps.get_model("telemetry", "FillState").objects.filter(state="moved").update(state="done")
+    """The new cells are emptied, and what still has rows is made from them again, by either release.
+
+    The old cells are empty when 0010 was undone before; those of expired hours are lost with it.
+    """
+    state = apps.get_model("telemetry", "FillState")
+    state.objects.filter(state="moved").update(state="done")
+    touched = apps.get_model("telemetry", "TouchedHour")
+    moment = now()
+    hours = state.objects.exclude(state="expired").values_list("hour", flat=True)
+    touched.objects.bulk_create(
+        (touched(hour=hour, touched_at=moment) for hour in hours), batch_size=CHUNK
+    )
     names = ("RunsCell", "CostsCell", "ModelCallsCell", "ToolCallsCell", "ErrorsCell")
     for name in (*names, "HistogramCell", "InstallCell"):
         apps.get_model("telemetry", name).objects.all().delete()

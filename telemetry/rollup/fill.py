@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,13 +13,15 @@ from fleet.lib.clock import now
 from fleet.lib.sql import session_lock
 from telemetry.models import FillState, TouchedHour
 from telemetry.rollup.engine import HOUR, day_of
-from telemetry.rollup.fold import LOCK, fold_touched, retry_failed
+from telemetry.rollup.fold import LOCK, REFUSALS, fold_touched, retry_failed
 from telemetry.rollup.refill import refill_hours
 
 RETRY_AFTER: Final = timedelta(hours=1)
 """What the database refused may go after an upgrade; each attempt costs a few vain folds."""
 FOLDS_A_ROUND: Final = 50
 """A backfill of months must not hold a worker for minutes; the next round goes on."""
+
+logger = logging.getLogger(__name__)
 
 
 def pending_hours() -> list[datetime]:
@@ -71,7 +74,12 @@ def fill_round(*, folds: int | None = FOLDS_A_ROUND) -> int:
     retry_failed(now() - RETRY_AFTER)
     waiting = pending_hours()
     for hours in by_day(hours_to_refill()):
-        refill_hours(hours)
+        try:
+            refill_hours(hours)
+        except REFUSALS as error:
+            # It stays STARTED and is tried again; what is to be folded must not wait for it.
+            kind = type(error).__name__
+            logger.error("A day cannot be summed up again: %s", kind)  # noqa: TRY400 -- it would quote rows
     done = 0
     while (folds is None or done < folds) and fold_touched():
         done += 1

@@ -56,6 +56,9 @@ TOUCHES_A_FOLD: Final = 1000
 """Bounds a fold's time and memory; a batch touches few hours, and has at most 10,000 rows."""
 TIME_A_FOLD: Final = timedelta(hours=1)
 
+REFUSALS: Final = (DataError, IntegrityError, InternalError, ValueError)
+"""What the database, or what reads it, says to rows that cannot be summed up."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -101,7 +104,7 @@ def fold_touched(*, limit: int = TOUCHES_A_FOLD) -> int:
         if not is_conflict(error):
             raise
         return 0  # somebody erased rows meanwhile: the next round sees what is left
-    except (DataError, IntegrityError, InternalError, ValueError) as error:
+    except REFUSALS as error:
         if len(taken.ids) > 1:
             return fold_touched(limit=len(taken.ids) // 2)
         if not taken.ids:

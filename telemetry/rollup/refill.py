@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import F
 
 from fleet.lib.clock import now
 from telemetry.models import FillState, HistogramCell, InstallCell, ReplacedRun, TouchedHour
 from telemetry.rollup.engine import DAY, HOUR, day_of, hours_of, latest_sql, moment, total_sql
-from telemetry.rollup.fold import daily_hours, snapshot
+from telemetry.rollup.fold import daily_hours, is_conflict, snapshot
 from telemetry.rollup.histograms import add_to_histograms, deltas_of, sum_day
 from telemetry.rollup.statements import (
     ONLY_DAYS,
@@ -29,6 +30,9 @@ from telemetry.rollup.statements import (
 )
 from telemetry.rollup.stats import SOURCES, Target
 
+TRIES: Final = 3
+"""An erasure commits a day at a time, and each commit may cost a refill of that day one."""
+
 
 def refill_hours(hours: Sequence[datetime]) -> list[datetime]:
     """Make the cells of hours of one day again; those that were. An expired hour is left as it is.
@@ -40,14 +44,25 @@ def refill_hours(hours: Sequence[datetime]) -> list[datetime]:
     TouchedHour.objects.filter(hour__in=set(hours) - set(started), batch_id=None).delete()
     if started:
         assert len({day_of(hour) for hour in started}) == 1  # noqa: S101 -- the caller's promise
-        with snapshot():
-            whole = hours_of(day_of(started[0]))
-            if daily_hours(whole):
-                _make(whole, ONLY_DAYS)
-            else:
-                _make(started, ONLY_HOURS)
-                _sum_hours(day_of(started[0]))
+        for tries_left in reversed(range(TRIES)):
+            try:
+                _refill(started)
+                break
+            except OperationalError as error:  # somebody erased rows meanwhile: look again
+                if not tries_left or not is_conflict(error):
+                    raise
     return started
+
+
+def _refill(started: Sequence[datetime]) -> None:
+    """The one transaction of ``refill_hours``."""
+    with snapshot():
+        whole = hours_of(day_of(started[0]))
+        if daily_hours(whole):
+            _make(whole, ONLY_DAYS)
+        else:
+            _make(started, ONLY_HOURS)
+            _sum_hours(day_of(started[0]))
 
 
 def _start(hour: datetime) -> bool:

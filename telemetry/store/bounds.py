@@ -128,8 +128,10 @@ def prune_books(unfinished: frozenset[date]) -> int:
     waiting = SpooledBatch.objects.values("batch_id")  # acknowledged, and still without their rows
     before = ledger_kept_from(moment, unfinished)
     ledger = IngestBatch.objects.filter(received_at__lt=before).exclude(batch_id__in=waiting)
+    # Without what a run was before, a fold that comes late would not take it out of the cells.
     oldest = moment - timedelta(days=settings.FLEET_RETENTION_DAYS + 2)
-    replaced = ReplacedRun.objects.filter(start_at__lt=oldest)
+    waited_for = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in unfinished]
+    replaced = ReplacedRun.objects.filter(start_at__lt=min([oldest, *waited_for]))
     return _delete(IngestBatch, ledger) + _delete(ReplacedRun, replaced)
 
 

@@ -86,6 +86,9 @@ def _remove(install_ids: Sequence[UUID]) -> int:
             found = model._default_manager.filter(install_id__in=install_ids)  # noqa: SLF001 -- the documented way from a model class
             hours.update(found.datetimes("start_at", "hour", tzinfo=UTC))
             removed += found._raw_delete(found.db)  # noqa: SLF001 -- no signals, no cascades: rows have neither
+        # Where a fold waits, the cells may hold a run that began elsewhere since.
+        waiting = TouchedHour.objects.filter(install_id__in=install_ids)
+        hours.update(hour.astimezone(UTC) for hour in waiting.values_list("hour", flat=True))
         seen = list(FirstSeen.objects.filter(install_id__in=install_ids))
         for other in erasable_models():
             rows = other._default_manager.filter(install_id__in=install_ids)  # noqa: SLF001 -- as above

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -22,6 +23,7 @@ from telemetry.models import (
 from telemetry.store.bounds import prune_books
 from telemetry.store.old_cells import drop_old_cells
 from telemetry.store.partitions import (
+    Partition,
     Plan,
     create_partitions,
     drop_partitions,
@@ -92,10 +94,7 @@ def maintain() -> Maintained:
     created = create_partitions(plan.create) if plan.create else 0
     dropped = 0
     for day in sorted({partition.day for partition in plan.drop}):
-        with transaction.atomic():
-            if day < keep_from(now()):  # else it is a day of content, whose rows make no cells
-                _expire_hours(day, day + timedelta(days=1))
-            dropped += drop_partitions(part for part in plan.drop if part.day == day)
+        dropped += _drop_day(day, [part for part in plan.drop if part.day == day])
     deleted = 0 if connection.vendor == "postgresql" else _delete_expired_rows()
     QuarantinedLine.objects.filter(received_at__lt=accepted_from(now())).delete()
     forget_traces(now())
@@ -106,12 +105,31 @@ def maintain() -> Maintained:
     return Maintained(created, dropped, deleted, held)
 
 
+def _drop_day(day: date, parts: Sequence[Partition]) -> int:
+    """Drop a day's partitions and freeze its cells; how many.
+
+    Nothing when a batch of that day committed since the plan was made: only under the locks of
+    the drop it is sure that none can follow.
+    """
+    start, end = _midnight(day), _midnight(day + timedelta(days=1))
+    with transaction.atomic():
+        if day >= keep_from(now()):  # a day of content, whose rows make no cells
+            return drop_partitions(parts)
+        _expire_hours(day, end.date())
+        dropped = drop_partitions(parts)
+        if TouchedHour.objects.filter(hour__gte=start, hour__lt=end).exists():
+            transaction.set_rollback(True)
+            return 0
+    return dropped
+
+
 def _delete_expired_rows() -> int:
     """SQLite's twin: rows before the oldest day that is kept or unfinished."""
     moment = now()
-    before = min([keep_from(moment), *unfinished_days()])
     content_before = _midnight(content_keep_from(moment))
     with transaction.atomic():
+        # Read inside: nobody else writes from here on, so no batch of these days can follow.
+        before = min([keep_from(moment), *unfinished_days()])
         ContentMessage.objects.filter(start_at__lt=content_before).delete()
         ContentSession.objects.filter(start_at__lt=content_before).delete()
         _expire_hours(date(1970, 1, 1), before)

@@ -22,7 +22,7 @@ from agent_client.contract.tables import BY_NAME, RUNS
 from fleet.lib.clock import ns_to_datetime
 from telemetry.models import OtlpTrace, ReplacedRun, Run
 from telemetry.models.events import MODEL_OF
-from telemetry.store.copy import Row, Stamp, copy_rows
+from telemetry.store.copy import CopyCounts, Row, Stamp, copy_rows
 from telemetry.store.ledger import Statement, write
 
 TRACE_LIFE: Final = timedelta(days=7)
@@ -98,8 +98,8 @@ def inserted_by(
     return found
 
 
-def store_traces(stamp: Stamp, new: Sequence[NewTrace], replaced: Mapping[str, int]) -> None:
-    """Store traces and the rows of their runs.
+def store_traces(stamp: Stamp, new: Sequence[NewTrace], replaced: Mapping[str, int]) -> CopyCounts:
+    """Store traces and the rows of their runs; what became of the rows.
 
     ``replaced``: for those that had a row, when it began (ns). Steps: 1. the replaced rows are
     kept for the rollups and deleted, and what is known is written down, 2. the new rows are copied.
@@ -108,7 +108,7 @@ def store_traces(stamp: Stamp, new: Sequence[NewTrace], replaced: Mapping[str, i
     """
     places = [(ns_to_datetime(at_ns), run_id) for run_id, at_ns in replaced.items()]
     write(*_retract(stamp, places), *_keep(stamp, new))
-    copy_rows(RUNS, [trace.row for trace in new], stamp)
+    return copy_rows(RUNS, [trace.row for trace in new], stamp)
 
 
 def forget_traces(moment: datetime) -> int:

@@ -129,7 +129,15 @@ def test_the_next_rows_are_the_first_of_all_tables_together(
         assert store.rows_after(after, most) == wanted[:most]
 
 
-def test_a_second_connection_gives_up_no_lock_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["linux", "macos"])
+def test_a_second_connection_gives_up_no_lock_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError  # said before it is looked whether the file is there
+
+    if system == "macos":
+        monkeypatch.setattr(os, "mknod", refuse)
     path = make_folder(tmp_path) / DATABASE
     other = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('SELECT * FROM a').connection"
     with closing(connect(path)) as first:

@@ -23,12 +23,13 @@ from fleet.lib.clock import now
 from fleet.models import EnrollmentRequest
 from fleet.tasks import forget_stale
 from telemetry.models import IngestBatch, ReplacedRun, Run, SpooledBatch, TouchedHour
-from telemetry.rollup.fill import fill_pending
+from telemetry.rollup.fill import fill_pending, fill_round
 from telemetry.store import bounds
 from telemetry.store.bounds import BOUNDS, LEDGER_MARGIN, ledger_kept_from, prune_books
-from telemetry.store.retention import accepted_from, maintain
+from telemetry.store.retention import accepted_from, maintain, unfinished_days
 from tests import builders as fleet
 from tests.telemetry import builders as make
+from tests.telemetry.recount import counted, stored
 
 both_engines = pytest.mark.both_engines
 pytestmark = pytest.mark.django_db
@@ -143,6 +144,20 @@ def test_replaced_runs_that_were_left_over_go(settings: Any) -> None:  # noqa: A
     with days_later(40):
         prune_books(frozenset())
     assert not ReplacedRun.objects.exists()
+
+
+@both_engines
+def test_a_replaced_run_stays_while_its_day_is_held(settings: Any) -> None:  # noqa: ANN401 -- pytest-django's
+    settings.FLEET_RETENTION_DAYS = 3
+    row = make.run(run_id="r")
+    make.push(row)
+    TouchedHour.objects.update(failed_at=now())
+    make.push(row | {"seq": 9, "end_reason": "failed"})
+    fill_round()
+    with days_later(40):
+        prune_books(unfinished_days())
+    fill_pending()
+    assert stored() == counted() != {}
 
 
 @both_engines

@@ -19,11 +19,15 @@ from telemetry.models import (
     InstallIntake,
     QuarantinedLine,
     Run,
+    Span,
     TouchedHour,
 )
+from telemetry.rollup.fill import fill_pending
 from telemetry.store.held import Held, count_held, count_spooled, remove_held
 from tests import builders as fleet
 from tests.telemetry import builders as make
+from tests.telemetry import otlp_builders as otlp
+from tests.telemetry.recount import counted, stored
 from tests.telemetry.test_commands import say
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
@@ -74,6 +78,18 @@ def test_the_hours_of_removed_rows_are_made_again_without_them() -> None:
     say("telemetry_rollup")
     assert "1 hours are exact." in say("telemetry_rollup", verify=True)
     assert set(InstallCell.objects.values_list("install_id", flat=True)) == {OTHER}
+
+
+def test_an_hour_that_a_run_has_left_since_the_last_fold_is_made_again_too() -> None:
+    begin_ns = make.recent_ns(3 * 3600)
+    otlp.push(otlp.agent(start_ns=begin_ns + 3600 * make.S))
+    fill_pending()
+    Span.objects.all().delete()
+    otlp.push(otlp.agent(span_id="aa" * 8, start_ns=begin_ns))
+    make.push(make.run(start_ns=begin_ns), install_id=OTHER)
+    remove_held([make.INSTALL])
+    fill_pending()
+    assert stored() == counted() != {}
 
 
 def test_what_others_use_too_stays_in_the_register_of_first_uses() -> None:

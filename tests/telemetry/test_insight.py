@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import pytest
 
-from fleet.lib.clock import floor_hour, now, ns_to_datetime
+from fleet.lib.clock import datetime_to_ns, floor_hour, now, ns_to_datetime
 from fleet.lib.sql import is_postgres
 from fleet.models import Install, InstallGroup
 from telemetry.insight.answers import Cost, InstallLine, Tokens
-from telemetry.insight.boards import BOARD_HOURS, refresh_boards
+from telemetry.insight.boards import BOARD_HOURS, count_boards, refresh_boards
 from telemetry.insight.filters import Filters
 from telemetry.insight.queries import (
     compare_groups,
@@ -27,7 +27,7 @@ from telemetry.insight.queries import (
     scope_of,
 )
 from telemetry.insight.window import Window
-from telemetry.models import EVENT_MODELS, FirstSeen, InstallBoard
+from telemetry.models import ALL_GROUPS, EVENT_MODELS, FirstSeen, InstallBoard
 from telemetry.rollup.fill import fill_pending
 from tests.telemetry import builders as make
 
@@ -333,3 +333,15 @@ def test_an_overview_costs_few_queries(
 def test_the_share_of_the_cache_is_that_of_the_prompt() -> None:
     tokens = Tokens(30, 5, 10, 2, 1)
     assert (tokens.cache_hit_rate, tokens.total_tokens) == (0.25, 47)
+
+
+def test_hours_taken_out_of_a_day_leave_no_install_in_the_group_it_has_left() -> None:
+    end = floor_hour(now()).replace(hour=0)
+    window = Window(end - timedelta(days=5) + timedelta(hours=5), end)
+    for hour, group_id in ((3, 1), (10, 2)):
+        start_ns = datetime_to_ns(end - timedelta(days=5) + timedelta(hours=hour))
+        make.push(make.run(run_id=f"r{hour}", start_ns=start_ns), group_id=group_id)
+    fill_pending()
+    boards = count_boards(window)
+    active = {level: board.active_count for level, board in boards.items() if board.active_count}
+    assert active == {ALL_GROUPS: 1, 2: 1}

@@ -131,6 +131,16 @@ def test_a_trace_is_forgotten_a_week_after_its_last_span_and_its_run_stays() -> 
     assert (OtlpTrace.objects.count(), Run.objects.count()) == (0, 1)
 
 
+def test_a_forgotten_trace_that_comes_again_counts_its_run_as_a_duplicate() -> None:
+    agent = otlp.agent()
+    otlp.push(agent, otlp.tool())
+    OtlpTrace.objects.all().delete()
+    otlp.push(agent)
+    again = IngestBatch.objects.latest("received_at")
+    assert (again.received_count, again.inserted_count) == (again.duplicate_count, 0)
+    assert Run.objects.count() == 1
+
+
 def test_a_trace_that_began_before_retention_begins_anew() -> None:
     otlp.push(otlp.span())
     OtlpTrace.objects.update(start_ns=1)

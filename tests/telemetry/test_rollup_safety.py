@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,7 +32,8 @@ from telemetry.models import (
     ToolCallsCell,
     TouchedHour,
 )
-from telemetry.rollup.fill import fill_hour, fill_pending, fill_round
+from telemetry.rollup import refill
+from telemetry.rollup.fill import fill_hour, fill_pending, fill_round, pending_hours
 from telemetry.rollup.fold import fold_touched
 from telemetry.rollup.histogram import bucket_of
 from telemetry.rollup.lag import failed_batches, lag_s
@@ -165,6 +168,21 @@ def test_a_batch_that_the_database_refuses_holds_up_no_other() -> None:
     fill_pending()
     assert stored() == counted()
     assert failed_batches() == 0
+
+
+@both_engines
+@committed
+def test_an_hour_that_cannot_be_made_again_holds_up_no_fold() -> None:
+    make.push(make.tool_call(1, start_ns=AT_NS, tool_name="poison"))
+    TouchedHour.objects.update(batch_id=None)
+    make.push(make.tool_call(2, start_ns=AT_NS - 86_400 * make.S))
+    with refusing_tool("poison"):
+        fill_round()
+        assert ToolCallsCell.objects.get(unit="h", group_id=ALL_GROUPS).tool_name == "terminal"
+        assert pending_hours() == [HOUR]
+    fill_round()
+    assert stored() == counted() != {}
+    assert not pending_hours()
 
 
 @both_engines
@@ -326,3 +344,30 @@ def test_verification_is_exact_while_batches_wait() -> None:
     report = verify_cells(HOUR, HOUR + timedelta(hours=1))
     assert (report.differences, report.waiting_touches, report.hour_count) == ([], 1, 1)
     call_command("telemetry_rollup", "--verify", verbosity=0)
+
+
+@pytest.mark.postgres
+@committed
+def test_a_refill_that_an_erasure_overtakes_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    make.push(make.run(1, start_ns=AT_NS), make.run(2, run_id="other", start_ns=AT_NS))
+    make_cells, tries = refill._make, list[int]()
+
+    def erase() -> None:
+        try:
+            TouchedHour.objects.all().delete()
+            Run.objects.filter(run_id="other").delete()
+            TouchedHour.objects.create(hour=HOUR, touched_at=now())
+        finally:
+            connection.close()
+
+    def make_overtaken(*arguments: Any) -> None:  # noqa: ANN401 -- passed on as they are
+        tries.append(1)
+        if len(tries) == 1:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(erase).result()
+        make_cells(*arguments)
+
+    monkeypatch.setattr(refill, "_make", make_overtaken)
+    assert fill_hour(HOUR)
+    assert len(tries) == 2
+    assert stored() == counted() != {}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fleet.lib.clock import floor_hour, now, ns_to_datetime
 from telemetry.models import EVENT_MODELS, FillState, QuarantinedLine, Run, RunsCell, TouchedHour
 from telemetry.rollup.fill import fill_hour, fill_pending
+from telemetry.store import retention
 from telemetry.store.partitions import (
     CONTENT_PARENTS,
     PARENTS,
@@ -27,7 +28,7 @@ from telemetry.store.partitions import (
     partition_of,
     plan_partitions,
 )
-from telemetry.store.retention import keep_from, maintain, unfinished_days
+from telemetry.store.retention import current_plan, keep_from, maintain, unfinished_days
 from telemetry.store.tasks import maintain_partitions
 from tests.telemetry import builders as make
 
@@ -194,3 +195,24 @@ def test_old_quarantine_goes_with_retention() -> None:
 def test_a_day_is_kept_a_day_longer_than_its_times_are_accepted() -> None:
     moment = make.hour_at(2026, 6, 1, 12)
     assert keep_from(moment) == date(2026, 3, 2)
+
+
+@pytest.mark.postgres
+@pytest.mark.django_db
+def test_a_day_that_a_batch_reached_after_the_plan_is_not_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make.push(make.run(start_ns=make.recent_ns(80 * 86_400)))
+    hour = TouchedHour.objects.get().hour
+    fill_pending()
+    with time_machine.travel(now() + timedelta(days=12), tick=False):
+        plan = current_plan()
+        assert hour.date() in {partition.day for partition in plan.drop}
+        TouchedHour.objects.create(hour=hour, touched_at=now())
+        monkeypatch.setattr(retention, "current_plan", lambda: plan)
+        states = FillState.objects.filter(hour=hour).values_list("state", flat=True)
+        maintain()
+        assert (Run.objects.count(), *states) == (1, FillState.State.DONE)
+        TouchedHour.objects.all().delete()
+        maintain()
+        assert (Run.objects.count(), *states.all()) == (0, FillState.State.EXPIRED)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 from uuid import UUID
 
 import pytest
+from django.apps import apps as django_apps
 from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.state import StateApps
+from django.test import override_settings
 
 from fleet.lib.clock import floor_hour, now
+from telemetry.ingest.drain import drain
 from telemetry.models import (
     ALL_GROUPS,
     CostsCell,
@@ -28,6 +32,7 @@ from telemetry.models import (
 from telemetry.rollup.fill import fill_pending
 from telemetry.rollup.verify import verify_cells
 from tests.telemetry import builders as make
+from tests.telemetry.recount import counted, stored
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.django_db(transaction=True)]
 NOON = floor_hour(now() - timedelta(days=3)).replace(hour=12)
@@ -124,3 +129,25 @@ def test_the_way_back_leaves_empty_tables_that_the_old_release_fills() -> None:
     assert not apps.get_model("telemetry", "RunsCell").objects.exists()
     states = apps.get_model("telemetry", "FillState").objects.values_list("state", flat=True)
     assert set(states) == {"done", "expired"}
+
+
+def test_cells_come_back_from_their_rows_after_the_way_back_and_forth() -> None:
+    call_command("migrate", "telemetry", verbosity=0)
+    make.push(make.run(1), make.tool_call(2))
+    fill_pending()
+    before = counted()
+    call_command("migrate", "telemetry", "0006", verbosity=0)
+    call_command("migrate", "telemetry", verbosity=0)
+    fill_pending()
+    assert stored() == counted() == before != {}
+
+
+def test_no_way_back_loses_what_waits_in_the_spool() -> None:
+    call_command("migrate", "telemetry", verbosity=0)
+    with override_settings(FLEET_VALVE="open"):
+        make.push(make.run())
+    valve = import_module("telemetry.migrations.0005_valve")
+    with pytest.raises(RuntimeError, match="1 acknowledged batches wait in the spool"):
+        valve.keep_the_spool(django_apps, None)
+    drain()
+    valve.keep_the_spool(django_apps, None)

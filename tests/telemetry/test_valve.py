@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -304,3 +305,31 @@ def test_a_failure_while_spooling_leaves_nothing(monkeypatch: pytest.MonkeyPatch
         make.push(make.run(), b"{")
     for model in (IngestBatch, SpooledBatch, QuarantinedLine):
         assert not model._default_manager.exists()
+
+
+@pytest.mark.postgres
+@committed
+@override_settings(FLEET_VALVE="shut")
+def test_a_batch_whose_twin_was_spooled_meanwhile_is_answered_with_its_receipt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    header, body = make.header(), make.body(make.run())
+    load = receive._load
+
+    def spool_twin() -> Outcome:
+        try:
+            with override_settings(FLEET_VALVE="open"):
+                return receive_batch(header, body)
+        finally:
+            connection.close()
+
+    def load_after_the_twin(*arguments: Any) -> Any:  # noqa: ANN401 -- passed on as they are
+        with ThreadPoolExecutor(1) as pool:
+            twins.append(pool.submit(spool_twin).result())
+        return load(*arguments)
+
+    twins: list[Outcome] = []
+    monkeypatch.setattr(receive, "_load", load_after_the_twin)
+    outcome = receive_batch(header, body)
+    assert (outcome.receipt, outcome.is_replay) == (twins[0].receipt, True)
+    assert (SpooledBatch.objects.count(), Run.objects.count()) == (1, 0)
