@@ -2,7 +2,7 @@
 
 As it comes, a thread belongs to a connection from its first byte on: a dozen clients that send a
 byte and fall silent keep everybody else out. Here a silent connection has no thread; many light
-reader threads take the request in, its body on disk beyond a quarter of a MiB; and only a whole
+reader threads take the request in, its body on disk beyond a MiB; and only a whole
 request gets one of the few threads that have a database connection. A reader is cut off when the
 head takes longer than ``head_s``, the body longer than ``body_s``, or nothing comes for ``idle_s``.
 """
@@ -24,8 +24,8 @@ from agent_client.contract.wire import MAX_BODY_BYTES
 
 READERS: Final = 64
 """Threads that wait for slow clients; each costs a stack and no database connection."""
-IN_MEMORY_BYTES: Final = 256 * 1024
-_CHUNK_BYTES: Final = 64 * 1024
+IN_MEMORY_BYTES: Final = 1024 * 1024
+_CHUNK_BYTES: Final = 256 * 1024
 
 
 class Readable(Protocol):

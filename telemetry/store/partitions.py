@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Final
 
 import psycopg
+from django.conf import settings
 from django.db import IntegrityError, connection
 from psycopg import sql
 
@@ -164,11 +165,14 @@ def create_partitions(wanted: Iterable[Partition]) -> int:
     """Make those of the partitions that are still missing; safe in parallel.
 
     A transaction a day: a partition takes five locks to its commit, and a quarter of ten tables in
-    one would use up all that PostgreSQL has by default.
+    one would use up all that PostgreSQL has by default. Whoever locks the parent is waited for as
+    long as a batch waits for anything; then it is spooled.
+    Errors: OperationalError when the wait was too long.
     """
     made = 0
     for _, parts in groupby(sorted(set(wanted)), key=lambda part: part.day):
-        with transaction_lock(LOCK_NAME), connection.cursor() as cursor:
+        lock = transaction_lock(LOCK_NAME, patience_ms=settings.FLEET_VALVE_SLOW_MS)
+        with lock, connection.cursor() as cursor:
             for partition in sorted(set(parts) - existing_partitions()):
                 for statement in _create_statements(partition):
                     cursor.execute(statement)

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, transaction
 
 from agent_client import enroll, push
@@ -20,6 +21,7 @@ from agent_client.credential import load_credential
 from agent_client.http import ApiError, connect_to
 from fleet.enroll import mint_token
 from telemetry.models import IngestBatch, ModelCall, Run, SpooledBatch
+from telemetry.store.partitions import drop_partitions, existing_partitions
 from tests.agent_client.summaries import run_of
 from tests.faults.served import ROOT, Served, console_environment, serve, wait_until
 
@@ -79,7 +81,12 @@ def test_pushes_are_acknowledged_into_the_spool_and_the_worker_stores_them(tmp_p
 
 
 @pytest.mark.postgres
-def test_a_locked_table_opens_the_valve_and_agents_notice_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("day", ["there", "missing"])
+def test_a_locked_table_opens_the_valve_and_agents_notice_nothing(tmp_path: Path, day: str) -> None:
+    if day == "missing":  # to make it waits for the lock as well
+        drop_partitions(part for part in existing_partitions() if part.parent == "telemetry_run")
+    else:
+        call_command("telemetry_partitions", "apply", verbosity=0)
     with serve(tmp_path, environ={"FLEET_VALVE_SLOW_MS": "300"}) as console:
         home = enrolled(tmp_path / "home", console)
         with transaction.atomic(), connection.cursor() as cursor:
