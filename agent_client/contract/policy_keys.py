@@ -182,7 +182,8 @@ TELEMETRY_KEYS: Final[tuple[PolicyKey, ...]] = (
         "telemetry.export.console.content",
         "bool",
         default=False,
-        help="Push the content of sessions, too; needs telemetry.trajectories.enabled as well.",
+        help="Push the content of sessions, too; needs telemetry.trajectories.enabled as well. "
+        "Its owner's to say: a machine whose allow file does not name it refuses a bundle with it.",
         plane="trajectories",
         loosens=(True,),
     ),
