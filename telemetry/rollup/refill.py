@@ -46,23 +46,26 @@ def refill_hours(hours: Sequence[datetime]) -> list[datetime]:
         assert len({day_of(hour) for hour in started}) == 1  # noqa: S101 -- the caller's promise
         for tries_left in reversed(range(TRIES)):
             try:
-                _refill(started)
-                break
+                return started if _refill(started) else []
             except OperationalError as error:  # somebody erased rows meanwhile: look again
                 if not tries_left or not is_conflict(error):
                     raise
     return started
 
 
-def _refill(started: Sequence[datetime]) -> None:
-    """The one transaction of ``refill_hours``."""
+def _refill(started: Sequence[datetime]) -> bool:
+    """The one transaction of ``refill_hours``; False when the day's rows have gone meanwhile."""
     with snapshot():
         whole = hours_of(day_of(started[0]))
+        # On SQLite no lock keeps retention away between STARTED and here.
+        if FillState.objects.filter(hour__in=whole, state=FillState.State.EXPIRED).exists():
+            return False
         if daily_hours(whole):
             _make(whole, ONLY_DAYS)
         else:
             _make(started, ONLY_HOURS)
             _sum_hours(day_of(started[0]))
+    return True
 
 
 def _start(hour: datetime) -> bool:

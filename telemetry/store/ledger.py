@@ -109,7 +109,10 @@ def touched_hours(stamp: Stamp, hours: Iterable[datetime]) -> list[Statement]:
 
 
 def intake_of(batch: IngestBatch) -> Statement:
-    """Add a batch to its install's sums; a seq or a skew that is not said leaves the one known."""
+    """Add a batch to its install's sums; a seq or a skew that is not said leaves the one known.
+
+    So does the skew of a batch that waited in the spool while a later one was stored.
+    """
     said = {
         "install_id": batch.install_id,
         "batch_count": 1,
@@ -126,13 +129,17 @@ def intake_of(batch: IngestBatch) -> Statement:
     }
     table = _table(InstallIntake)
     sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in _SUMS)
+    is_late = f"{table}.last_batch_at > excluded.last_batch_at"
     return Statement(
         f"{_insert_text(InstallIntake, tuple(said))} VALUES {_marks(len(said))} "
         f"ON CONFLICT (install_id) DO UPDATE SET {sums}, "
         f"last_seq = CASE WHEN {table}.last_seq >= excluded.last_seq THEN {table}.last_seq "
         f"ELSE COALESCE(excluded.last_seq, {table}.last_seq) END, "
-        f"clock_skew_ms = COALESCE(excluded.clock_skew_ms, {table}.clock_skew_ms), "
-        "last_batch_at = excluded.last_batch_at",
+        f"clock_skew_ms = CASE WHEN {is_late} AND {table}.clock_skew_ms IS NOT NULL "
+        f"THEN {table}.clock_skew_ms "
+        f"ELSE COALESCE(excluded.clock_skew_ms, {table}.clock_skew_ms) END, "
+        f"last_batch_at = CASE WHEN {is_late} THEN {table}.last_batch_at "
+        "ELSE excluded.last_batch_at END",
         [_adapted(InstallIntake, name, value) for name, value in said.items()],
     )
 

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from fleet.lib.clock import now
+from fleet.lib.sql import transaction_lock
 from telemetry.models import (
     EVENT_MODELS,
     AggregateRecord,
@@ -21,6 +22,7 @@ from telemetry.models import (
     TouchedHour,
 )
 from telemetry.store.bounds import prune_books
+from telemetry.store.locks import ROLLUP_LOCK
 from telemetry.store.old_cells import drop_old_cells
 from telemetry.store.partitions import (
     Partition,
@@ -109,10 +111,11 @@ def _drop_day(day: date, parts: Sequence[Partition]) -> int:
     """Drop a day's partitions and freeze its cells; how many.
 
     Nothing when a batch of that day committed since the plan was made: only under the locks of
-    the drop it is sure that none can follow.
+    the drop it is sure that none can follow. No cells are made meanwhile: a dropped partition is
+    gone for snapshots of before too, and a refill would find no rows to make the cells from.
     """
     start, end = _midnight(day), _midnight(day + timedelta(days=1))
-    with transaction.atomic():
+    with transaction_lock(ROLLUP_LOCK):
         if day >= keep_from(now()):  # a day of content, whose rows make no cells
             return drop_partitions(parts)
         _expire_hours(day, end.date())

@@ -75,6 +75,15 @@ def test_a_drained_batch_is_as_if_it_had_been_stored_at_once() -> None:
     assert (intake.batch_count, intake.stored_count, intake.lost_count) == (1, 2, 2)
 
 
+def test_what_was_spooled_before_says_nothing_newer_than_what_came_after() -> None:
+    spool(make.run(), clock_skew_ms=9000)
+    make.push(make.run(2, run_id="later"), clock_skew_ms=10)
+    last_at = IngestBatch.objects.latest("received_at").received_at
+    drain()
+    intake = InstallIntake.objects.get()
+    assert (intake.batch_count, intake.clock_skew_ms, intake.last_batch_at) == (2, 10, last_at)
+
+
 def test_touched_hours_and_rows_carry_the_moment_of_the_draining() -> None:
     spool(make.run())
     drain()

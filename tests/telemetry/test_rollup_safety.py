@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import time_machine
 from django.core.management import call_command
 from django.db import connection
 from django.test import override_settings
 
 from fleet.lib.clock import floor_hour, now, ns_to_datetime
-from fleet.lib.sql import transaction_lock
+from fleet.lib.sql import session_lock, transaction_lock
 from telemetry.checks import check_rollup_lag
 from telemetry.models import (
     ALL_GROUPS,
@@ -40,6 +42,8 @@ from telemetry.rollup.lag import failed_batches, lag_s
 from telemetry.rollup.stats import SUM_MAX
 from telemetry.rollup.tasks import fill_touched
 from telemetry.rollup.verify import verify_cells
+from telemetry.store import retention
+from telemetry.store.locks import ROLLUP_LOCK
 from telemetry.store.old_cells import drop_old_cells
 from tests.telemetry import builders as make
 from tests.telemetry.recount import counted, stored
@@ -297,8 +301,6 @@ def test_an_expired_hour_takes_part_in_its_day_when_another_is_verified() -> Non
 def test_a_fold_that_meets_an_erasure_gives_way_and_is_made_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     from telemetry.rollup import fold, histograms
 
     make.push(make.run(1, start_ns=AT_NS))
@@ -371,3 +373,47 @@ def test_a_refill_that_an_erasure_overtakes_is_made_again(monkeypatch: pytest.Mo
     assert fill_hour(HOUR)
     assert len(tries) == 2
     assert stored() == counted() != {}
+
+
+@both_engines
+def test_a_refill_that_retention_overtakes_leaves_the_cells_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make.push(make.run(1, start_ns=AT_NS))
+    fill_pending()
+    before, snapshot = stored(), refill.snapshot
+
+    @contextmanager
+    def after_retention() -> Iterator[None]:
+        Run.objects.all().delete()
+        FillState.objects.update(state=FillState.State.EXPIRED)
+        with snapshot():
+            yield
+
+    monkeypatch.setattr(refill, "snapshot", after_retention)
+    assert not fill_hour(HOUR)
+    assert stored() == before != {}
+
+
+@pytest.mark.postgres
+@committed
+def test_no_day_is_dropped_while_cells_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    make.push(make.run(1, start_ns=make.recent_ns(80 * 86_400)))
+    fill_pending()
+
+    def drop() -> None:
+        try:
+            retention.maintain()
+        finally:
+            connection.close()
+
+    with time_machine.travel(now() + timedelta(days=12), tick=False):
+        plan = retention.current_plan()
+        monkeypatch.setattr(retention, "current_plan", lambda: replace(plan, create=()))
+        with ThreadPoolExecutor(1) as pool:
+            with session_lock(ROLLUP_LOCK):
+                dropped = pool.submit(drop)
+                wait([dropped], timeout=2)
+                held = Run.objects.count()
+            dropped.result()
+    assert (held, Run.objects.count()) == (1, 0)
