@@ -134,6 +134,7 @@ class Client:
             pace.hold(connection)
             pace.begin(self.deadline_s)
             try:
+                target.encode("ascii")  # as the request does it, before a name is looked up
                 connection.connect()  # not below: without a socket there is no answer to wait for
                 with suppress(BrokenPipeError, ConnectionResetError):
                     # A console that refuses early closes its side; its answer is still there.
