@@ -18,8 +18,8 @@ def name_of(attributes: Mapping[str, Attribute], fact: str) -> str | None:
     value = attributes.get(fact)
     if value is None:
         return None
-    if value.__class__ is str and len(value) <= tables.NAME_MAX_CHARS and "\x00" not in value:  # type: ignore[arg-type, operator]  # a text
-        return value or None  # type: ignore[return-value]  # the same
+    if value.__class__ is str and len(value) <= tables.NAME_MAX_CHARS and "\x00" not in value:
+        return value or None
     return text_of(value, fact)
 
 
@@ -50,8 +50,8 @@ def count_of(attributes: Mapping[str, Attribute], fact: str) -> int | None:
     value = attributes.get(fact)
     if value is None:
         return None
-    if value.__class__ is int and 0 <= value <= COUNT_MAX:  # type: ignore[operator]  # an int
-        return value  # type: ignore[return-value]  # the same
+    if value.__class__ is int and 0 <= value <= COUNT_MAX:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
