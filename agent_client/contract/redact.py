@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent_client.contract.redact_engine import (
@@ -43,6 +43,7 @@ __all__ = [
     "redact_record",
     "redact_text",
     "redact_value",
+    "suspects",
 ]
 
 UNAVAILABLE = "[redaction-unavailable]"
@@ -54,6 +55,8 @@ UNSTABLE = b"[REDACTED:unstable]"
 _JSON_STARTS = tuple("{[ \t\r\n")
 # JSON inside a string inside JSON: the host nests tool arguments twice.
 JSON_LEVELS = 3
+# With more rules than these on every text, texts are cheaper one by one.
+MAX_COMMON_HITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,34 @@ def redact_text(text: str, *, strict: bool = False, pii: bool = False) -> str:
     walked, three levels deep, and keeps its bytes unless something in it was replaced.
     """
     return _scrubber(strict=strict, pii=pii)(text)
+
+
+def suspects(texts: Sequence[str]) -> Sequence[str]:
+    """The texts that `redact_text` may change; the others it surely leaves. Never raises.
+
+    A rule runs on a text in which one of its keywords stands. Here the keywords are sought once, in
+    all texts together, which finds them wherever one text has them; then the same rules run on
+    each text. A thousand unlike ids cost a tenth of what they cost one by one.
+    """
+    try:
+        matcher = _engine.matchers().secret
+        plain = [text for text in texts if _is_one_pass(text)]
+        hits = matcher.hits("\n".join(plain).encode("utf-8", "surrogatepass"))
+        if len(hits) > MAX_COMMON_HITS:
+            return texts
+        suspected = [text for text in texts if not _is_one_pass(text)]
+        if hits:
+            suspected += [
+                text for text in plain if matcher.spans(text.encode("utf-8", "surrogatepass"), hits)
+            ]
+    except Exception:  # noqa: BLE001 - redaction fails closed, whatever the fault is
+        return texts
+    return suspected
+
+
+def _is_one_pass(text: str) -> bool:
+    """Whether one pass over the text as it is decides: it is neither JSON nor cut into blocks."""
+    return text[:1] not in _JSON_STARTS and len(text) * 4 <= BLOCK_BYTES
 
 
 def redact_value(value: object, *, strict: bool = False, pii: bool = False) -> object:

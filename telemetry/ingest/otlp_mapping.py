@@ -187,7 +187,7 @@ def _tell(span: OtlpSpan, rank: int, traces: dict[str, TraceFacts]) -> TraceFact
     agent = name_of(attributes, names.AGENT_NAME)
     service = name_of(resource, names.SERVICE_NAME)
     version = name_of(attributes, names.AGENT_VERSION) or name_of(resource, names.SERVICE_VERSION)
-    reason = run_end(span)
+    reason = run_end(span) if span.is_error else "completed"
     # Nothing can be refused from here on: a refused span says nothing of its run.
     facts = traces.get(span.trace_id)
     if facts is None:

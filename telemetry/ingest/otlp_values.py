@@ -17,7 +17,11 @@ from telemetry.ingest.validate import LineFault
 def name_of(attributes: Mapping[str, Attribute], fact: str) -> str | None:
     """A name, cut at its bound. Errors: LineFault invalid_text."""
     value = attributes.get(fact)
-    return None if value is None else text_of(value, fact)
+    if value is None:
+        return None
+    if value.__class__ is str and len(value) <= tables.NAME_MAX_CHARS and "\x00" not in value:
+        return value or None
+    return text_of(value, fact)
 
 
 def text_of(value: Attribute | None, name: str) -> str | None:
@@ -47,6 +51,8 @@ def count_of(attributes: Mapping[str, Attribute], fact: str) -> int | None:
     value = attributes.get(fact)
     if value is None:
         return None
+    if value.__class__ is int and 0 <= value <= COUNT_MAX:
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):

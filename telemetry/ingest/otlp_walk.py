@@ -62,9 +62,13 @@ class ProtobufWalk(_Counted):
 
     def elements(self, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
         """Where each element of one field of a message begins and ends."""
-        at = start
+        at, data = start, self._data
         while at < end:
-            tag, at = self._varint(at, end)
+            tag = data[at]
+            if tag < 0x80:  # most by far, and a call costs more than to look
+                at += 1
+            else:
+                tag, at = self._varint(at, end)
             kind = tag & 7
             begin = at
             if kind == _LENGTH:

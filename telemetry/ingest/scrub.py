@@ -7,12 +7,12 @@ that were found clean before are remembered (model and tool names repeat for eve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from agent_client.contract.redact import RULESET_VERSION, redact_text
+from agent_client.contract.redact import RULESET_VERSION, redact_text, suspects
 from agent_client.contract.redact_rows import HOST_ID
 from agent_client.contract.tables import BY_NAME
 from telemetry.ingest.otlp_traces import TraceFacts
@@ -22,6 +22,8 @@ from telemetry.store.copy import Columns, Row, columns_of
 from telemetry.store.pack import Values
 from telemetry.store.summaries import Summary
 
+SUSPECT_STEP: Final = 64
+"""Texts in which secrets are sought together: more of them have more rules in common."""
 MAX_REMEMBERED: Final = 20_000
 """About 2 MB of short names; a hostile stream of new ones only empties the memory early."""
 REMEMBERED_CHARS: Final = 80
@@ -192,18 +194,30 @@ def scrub_id(text: str) -> str:
 
 
 def _changes(values: AbstractSet[object], *, is_id: bool) -> dict[str, str]:
+    unjudged = [
+        value
+        for value in values
+        if isinstance(value, str)
+        and value
+        and value not in _clean
+        and not (is_id and (_HEX_ID.fullmatch(value) or HOST_ID.fullmatch(value)))
+    ]
     changes: dict[str, str] = {}
-    for value in values:
-        if not isinstance(value, str) or not value or value in _clean:
-            continue
-        if is_id and (_HEX_ID.fullmatch(value) or HOST_ID.fullmatch(value)):
-            continue
+    for value in _suspects(unjudged):
         redacted = redact_text(value)
         if redacted != value:
             changes[value] = redacted
-        elif not is_id:
-            _remember(value)
+    if not is_id:
+        for value in unjudged:
+            if value not in changes:
+                _remember(value)
     return changes
+
+
+def _suspects(texts: Sequence[str]) -> Iterator[str]:
+    """Those of the texts that redaction may change."""
+    for first in range(0, len(texts), SUSPECT_STEP):
+        yield from suspects(texts[first : first + SUSPECT_STEP])
 
 
 def _remember(text: str) -> None:
