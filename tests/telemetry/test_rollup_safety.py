@@ -191,7 +191,7 @@ def test_a_fold_leaves_its_session_as_it_was() -> None:
             return []
         with connection.cursor() as cursor:
             cursor.execute("SELECT setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
-            return cursor.fetchall()
+            return list(cursor.fetchall())
 
     before = session()
     fill_touched()
