@@ -1,9 +1,10 @@
 """What upkeep of rollups costs: `python -m benchmarks.rollup`.
 
 Rows of many installs over 24 hours are stored in batches of 2,000 as ingest stores them, and folded
-into the cells: by turns each batch alone, and 25 batches together, which is what a few seconds of a
-busy console bring. The figure is the CPU of the fold's own database session a row; the console's
-is beside it. Then batches that each span the whole day, the worst there is. Last, another process
+into the cells: by turns each batch alone, and 25 batches together, which is what five seconds bring
+at 10,000 rows a second. The figure is the CPU of the fold's own database session a row; the
+console's is beside it. Then 100 batches together (40,000 rows a second), and batches that each span
+the whole day, the worst there is. Last, another process
 stores as fast as it is told while folds go on every five seconds: the age of what waits. Needs
 PostgreSQL: FLEET_BENCH_DATABASE_URL or the local server. Results: benchmarks/results/rollup.json.
 """
@@ -34,6 +35,7 @@ from benchmarks.ingest import SERVER, database
 BATCH_ROWS = 2000
 BATCHES = 200
 TOGETHER = 25
+MANY_TOGETHER = 100
 INSTALLS = 200
 GROUPS = 5
 DAY_S = 86_400
@@ -208,10 +210,10 @@ def fold_all() -> None:
 
 
 def measure_folds(batches: int) -> dict[str, object]:
-    """By turns alone and together, over a day; then batches that each span the day."""
+    """By turns alone and together, over a day; then many together; then batches of a whole day."""
     feed = Feed(1)
     begun_s = time.time() - DAY_S
-    ways = {"alone": Spent(), "together": Spent(), "together_spread": Spent()}
+    ways = {name: Spent() for name in ("alone", "together", "many_together", "together_spread")}
     step_s = DAY_S / batches * TOGETHER
     for first in range(0, batches, TOGETHER):
         way = ways["together" if first // TOGETHER % 2 else "alone"]
@@ -225,6 +227,11 @@ def measure_folds(batches: int) -> dict[str, object]:
         if way is not ways["alone"]:
             with counted(way, TOGETHER * BATCH_ROWS):
                 fold_all()
+    for _ in range(3):
+        for _ in range(MANY_TOGETHER):
+            feed.store(time.time(), 600)
+        with counted(ways["many_together"], MANY_TOGETHER * BATCH_ROWS):
+            fold_all()
     for _ in range(2):
         for _ in range(TOGETHER):
             feed.store(time.time(), DAY_S)

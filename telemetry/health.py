@@ -1,4 +1,4 @@
-"""What the health page says of telemetry: how much waits in the spool, and since when."""
+"""What the health page says of telemetry: what waits in the spool, and what sums leave out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fleet.health import Probe, register_probe
 from fleet.lib.clock import now
 from fleet.templatetags.fleet_format import byte_size, exact, relative
 from telemetry.ingest.spool import SpoolState, spool_state
+from telemetry.rollup.lag import failed_batches, lag_s
 
 LATE_AFTER: Final = timedelta(minutes=2)
 """A drainer that runs begins within five seconds."""
@@ -21,6 +22,7 @@ LATE_AFTER: Final = timedelta(minutes=2)
 def register_probes() -> None:
     """Register what this module probes; called once by the app."""
     register_probe("spool", spool_probe)
+    register_probe("rollups", rollups_probe)
 
 
 def spool_probe() -> Probe:
@@ -37,6 +39,25 @@ def spool_probe() -> Probe:
         mend = _("FLEET_VALVE=open spools every batch; set it to auto when the work is done.")
         return Probe("spool", title, "warn", detail, mend)
     return Probe("spool", title, "ok", detail)
+
+
+def rollups_probe() -> Probe:
+    """Whether the sums on every page hold what was acknowledged."""
+    title, failed, lag = _("Rollups"), failed_batches(), timedelta(seconds=lag_s() or 0)
+    if failed:
+        text = ngettext(
+            "%s batch could not be added to the sums",
+            "%s batches could not be added to the sums",
+            failed,
+        )
+        mend = _("Its rows are kept: see the log, then run `manage.py telemetry_rollup`.")
+        return Probe("rollups", title, "warn", text % exact(failed), mend)
+    if lag > LATE_AFTER:
+        mend = _("See that worker and beat run, or run `manage.py telemetry_rollup`.")
+        return Probe(
+            "rollups", title, "warn", _("Sums are %d s behind") % lag.total_seconds(), mend
+        )
+    return Probe("rollups", title, "ok", _("Sums hold every batch up to the last seconds"))
 
 
 def spool_in_words(state: SpoolState) -> str:

@@ -23,6 +23,7 @@ from django.test import override_settings
 from fleet.lib.clock import floor_hour, now, ns_to_datetime
 from fleet.lib.sql import session_lock, transaction_lock
 from telemetry.checks import check_rollup_lag
+from telemetry.health import rollups_probe
 from telemetry.models import (
     ALL_GROUPS,
     EVENT_MODELS,
@@ -165,6 +166,7 @@ def test_a_batch_that_the_database_refuses_holds_up_no_other() -> None:
         assert touch.failed_at is not None
         assert "Error" in touch.fault
         assert (failed_batches(), lag_s()) == (1, None)
+        assert rollups_probe().state == "warn"
         assert "telemetry.W004" in {found.id for found in check_rollup_lag(None, ["default"])}
         assert verify_cells(HOUR, HOUR + DAY).differences == []
         fill_round()
@@ -172,6 +174,36 @@ def test_a_batch_that_the_database_refuses_holds_up_no_other() -> None:
     fill_pending()
     assert stored() == counted()
     assert failed_batches() == 0
+    assert rollups_probe().state == "ok"
+
+
+@both_engines
+def test_sums_that_lag_show_on_the_health_page() -> None:
+    make.push(make.tool_call(1, start_ns=AT_NS))
+    assert rollups_probe().state == "ok"
+    TouchedHour.objects.update(touched_at=now() - timedelta(minutes=5))
+    assert rollups_probe().state == "warn"
+    fill_touched()
+    assert rollups_probe().state == "ok"
+
+
+@both_engines
+@committed
+def test_a_fold_leaves_its_session_as_it_was() -> None:
+    make.push(make.tool_call(1, start_ns=AT_NS))
+    names = ("enable_sort", "jit", "work_mem")
+
+    def session() -> list[object]:
+        if connection.vendor != "postgresql":
+            return []
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+            return list(cursor.fetchall())
+
+    before = session()
+    fill_touched()
+    assert stored() == counted()
+    assert session() == before
 
 
 @both_engines
