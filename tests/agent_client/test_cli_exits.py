@@ -298,6 +298,8 @@ def test_a_fault_of_ours_names_its_place_and_no_value(
 def test_an_interrupt_from_the_keyboard_ends_with_130(scene: Scene) -> None:
     program = (
         "import os, signal, agent_client.cli.status as s\n"
+        # A shell has what it runs in the background ignore the keyboard, and tests inherit it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "s.run_status = lambda args: os.kill(os.getpid(), signal.SIGINT)\n"
         "import sys; from agent_client.cli import main; sys.exit(main(['status']))"
     )
