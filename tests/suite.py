@@ -124,7 +124,7 @@ def test_steps() -> list[Step]:
         ),
         Step(
             "tests on the embedded default",
-            (*pytest, "-m", "both_engines and not postgres"),
+            (*pytest, "-n", "auto", "--dist=worksteal", "-m", "both_engines and not postgres"),
             {"COVERAGE_FILE": ".coverage.b", "FLEET_TEST_ENGINE": "sqlite"},
         ),
         Step("coverage of both runs", tool("coverage", "combine", "--quiet")),
