@@ -7,6 +7,7 @@ zstd gets 512 bytes a step, which a bomb can blow up to 16 MiB and no more.
 from __future__ import annotations
 
 import hashlib
+import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,14 +84,14 @@ def read_body(
     if expected_bytes is not None and expected_bytes > limits.body_bytes:
         raise IngestError("body_too_large", f"more than {limits.body_bytes} bytes")
     source = _Wire(stream, limits.body_bytes)
-    data = bytearray()
+    data = io.BytesIO()  # its value is no second copy
     for piece in _decoded(source, encoding):
-        if len(data) + len(piece) > limits.decoded_bytes:
+        if data.tell() + len(piece) > limits.decoded_bytes:
             raise IngestError("decoded_too_large", f"more than {limits.decoded_bytes} bytes")
-        data += piece
+        data.write(piece)
     if expected_bytes is not None and source.count_bytes != expected_bytes:
         raise IngestError("malformed_body", "shorter than its Content-Length")
-    content = bytes(data)
+    content = data.getvalue()
     return Body(
         data=content,
         encoding=encoding,
