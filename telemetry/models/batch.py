@@ -25,6 +25,8 @@ class IngestBatch(models.Model):
     repeat of the same batch id gets again. ``content_sha256`` is taken over the decoded bytes, so
     the same content compressed anew is the same batch. No foreign key to the install: telemetry
     can move to a store of its own.
+    ``is_fed``: its rows are in the feed (FeedEntry) that relays follow; false again when it leaves
+    the spool.
     Units: ``clock_skew_ms`` is the agent's clock minus ours when it sent the batch (its Date
     header, else its id, a UUIDv7); positive: the agent is ahead. The time on the way makes it
     smaller: ``store.clocks`` looks at several.
@@ -66,6 +68,7 @@ class IngestBatch(models.Model):
     clock_skew_ms = models.BigIntegerField(null=True)
     received_at = models.DateTimeField(db_index=True)
     drained_at = models.DateTimeField(null=True)
+    is_fed = models.BooleanField(default=False, db_default=False)
 
     objects = IngestBatchQuerySet.as_manager()
 
@@ -82,6 +85,9 @@ class IngestBatch(models.Model):
                 fields=["drained_at"],
                 name="telemetry_batch_drained",
                 condition=models.Q(drained_at__isnull=False),
+            ),
+            models.Index(
+                fields=["id"], name="telemetry_batch_unfed", condition=models.Q(is_fed=False)
             ),
         ]
 
