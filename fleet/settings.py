@@ -165,6 +165,23 @@ else:
             "CONN_HEALTH_CHECKS": True,
         }
     }
+# A replica answers what pages ask of sums and rows; the primary does when it is away.
+_REPLICA: Final = env.envsecret("DATABASE_REPLICA_URL")
+if _REPLICA:
+    _replica = env.envdatabase("DATABASE_REPLICA_URL", "")
+    if _DATABASE.engine != "postgresql" or _replica.engine != "postgresql":
+        raise ImproperlyConfigured("DATABASE_REPLICA_URL: replicas are PostgreSQL's, both sides")
+    DATABASES["replica"] = {
+        **DATABASES["default"],
+        "NAME": _replica.name,
+        "USER": _replica.user,
+        "PASSWORD": _replica.password,
+        "HOST": _replica.host,
+        "PORT": _replica.port,
+        "OPTIONS": {"connect_timeout": "2", **DATABASES["default"]["OPTIONS"], **_replica.options},
+        "TEST": {"MIRROR": "default"},
+    }
+    DATABASE_ROUTERS = ["fleet.lib.replica.ReplicaRouter"]
 
 # -------------------------------------------------------------------------- cache, broker, tasks
 REDIS_URL: Final = env.envsecret("REDIS_URL")
