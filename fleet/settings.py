@@ -324,6 +324,14 @@ FLEET_SPOOL_MAX_BYTES: Final = env.envint(
 FLEET_SPOOL_MAX_ROWS: Final = env.envint(
     "FLEET_SPOOL_MAX_ROWS", 5_000_000, minimum=0, maximum=1_000_000_000
 )
+
+# --------------------------------------------------------------------------- what is sent on
+FLEET_OTLP_HOSTS: Final = env.envhosts("FLEET_OTLP_HOSTS")
+FLEET_OTLP_PLAIN_HTTP: Final = env.envbool("FLEET_OTLP_PLAIN_HTTP", default=False)
+FLEET_OTLP_CA_FILE: Final = env.envfile("FLEET_OTLP_CA_FILE")
+FLEET_DEAD_LETTER_MAX_BYTES: Final = env.envint(
+    "FLEET_DEAD_LETTER_MAX_BYTES", 256 * 1024**2, minimum=0, maximum=1024**4
+)
 SPECTACULAR_SETTINGS = {
     "TITLE": "Hermes Fleet API",
     "VERSION": "1",
