@@ -1,4 +1,4 @@
-"""Where the console may send to: the table of addresses that must not be reached, and the ways in."""
+"""Where the console may send to: the addresses that must not be reached, and the ways to them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_one_bad_address_among_good_ones_refuses_the_name() -> None:
         "https://0177.0.0.1/",
         "https://127.1/",
         "https://127.0.0.01/",
-        "https://１２７.０.０.１/",
+        "https://１２７.０.０.１/",  # noqa: RUF001 -- full width is the point
         "https://127。0。0。1/",
         "https://127.0.0.1./",
         "https://[::ffff:7f00:1]/",
