@@ -46,6 +46,12 @@ FLEET_CONTENT_RETENTION_DAYS: Final = env.envint(
     "FLEET_CONTENT_RETENTION_DAYS", 14, minimum=1, maximum=3650
 )
 FLEET_CONTENT_KEEP_PII: Final = env.envbool("FLEET_CONTENT_KEEP_PII", default=False)
+# Where exports may go beside the console's own folder: nowhere, unless it is listed here.
+FLEET_EXPORT_FOLDERS: Final = env.envlist("FLEET_EXPORT_FOLDERS")
+FLEET_S3_HOSTS: Final = env.envlist("FLEET_S3_HOSTS")
+FLEET_EXPORT_LINK_MINUTES: Final = env.envint(
+    "FLEET_EXPORT_LINK_MINUTES", 60, minimum=1, maximum=10_080
+)
 # Addresses of reverse proxies in front of us. Only they are believed when they say whom they speak
 # for; without one, X-Forwarded-For is any caller's free invention.
 FLEET_PROXIES: Final = env.envnetworks("FLEET_PROXIES", names=("unix",))
