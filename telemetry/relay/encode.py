@@ -199,6 +199,7 @@ class _Making:
         """Take rows in; a body whenever one is full."""
         target, install_id = self._target, str(entry.install_id)
         is_run = table is RUNS
+        noted: EntryRows | None = None
         for raw, row in zip(rows.raw, rows.rows, strict=True):
             if is_run and raw[_RUN_END] is None:
                 continue
@@ -208,6 +209,7 @@ class _Making:
                 self.record_count >= target.max_records or self._size + size > target.max_bytes
             ):
                 yield self.body()
+                noted = None
             key = (install_id, origin)
             group = self._groups.get(key)
             if group is None:
@@ -217,10 +219,13 @@ class _Making:
             self.record_count += 1
             self._size += size
             self._last = (entry, table_no, table, raw)
-            if self._oldest_at is None or self._newest_at is None:
-                self._oldest_at = self._newest_at = entry.received_at
-            self._oldest_at = min(self._oldest_at, entry.received_at)
-            self._newest_at = max(self._newest_at, entry.received_at)
+            if entry is not noted:
+                self._note_time(entry.received_at)
+                noted = entry
+
+    def _note_time(self, received_at: datetime) -> None:
+        self._oldest_at = min(self._oldest_at or received_at, received_at)
+        self._newest_at = max(self._newest_at or received_at, received_at)
 
     def body(self) -> Body:
         """What was taken in, as a body; the next one begins."""

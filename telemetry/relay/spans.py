@@ -29,7 +29,7 @@ from agent_client.contract.otlp_names import (
     times_of,
     tool_error,
 )
-from agent_client.contract.tables import RUNS, SPANS, Table
+from agent_client.contract.tables import Table
 from telemetry.relay.wire import (
     SPAN_ATTRIBUTE,
     Numbers,
@@ -61,6 +61,12 @@ HEAD_BYTES: Final = 4_096
 
 _run_id = Texts("hermes.run_id")
 _session = Texts("gen_ai.conversation.id")
+_session_id = Texts("hermes.session_id")
+_parent_run = Texts("hermes.parent_run_id")
+_model_calls = Numbers("hermes.model_call_count")
+_tool_calls = Numbers("hermes.tool_call_count")
+_errors = Numbers("hermes.error_count")
+_turns = Numbers("hermes.turn_count")
 _trace = Texts("hermes.trace_id")
 _request_id = unique_text("hermes.api_request_id")
 _tool_call_id = unique_text("hermes.tool_call_id")
@@ -89,7 +95,6 @@ class _Run:
 
     trace: bytes
     root: bytes
-    is_closed: bool
     shared: bytes
     origin: Origin
 
@@ -109,6 +114,7 @@ class InstallSpans:
         self._facts = facts
         self._events_of = events_of
         self._is_1_41, self._is_next = genai.is_1_41(profile), genai.is_next(profile)
+        self._install_field = attribute(SPAN_ATTRIBUTE, "hermes.install.id", install_id)
         self._runs: dict[str, _Run] = {}
         self._parents: dict[tuple[str, str | None], bytes] = {}
         self._call_id = ids.span_id_maker("model_call", install_id)
@@ -119,40 +125,54 @@ class InstallSpans:
 
     def run(self, raw: Row, row: Row) -> tuple[bytes, Origin]:
         """A run that has ended."""
-        record: dict[str, Any] = dict(zip(_RUN_NAMES, row, strict=True))
-        run_id, begin_ns, end_ns = raw[0], raw[_RUN_START], raw[_RUN_END]
-        run = self._run(run_id, row[0], record["trace_id"])
-        found = columns_of(RUNS, row)
-        found["hermes.install.id"] = self._install_id
-        found["gen_ai.operation.name"] = "invoke_agent"
-        found["gen_ai.agent.name"] = genai.AGENT_NAME
-        _put(found, "gen_ai.conversation.id", record["session_id"])
-        if self._is_1_41:
-            _put(found, "gen_ai.agent.version", record["agent_version"])
-            provider = genai.provider_name(self._facts.providers.get(run_id))
-            _put(found, "gen_ai.provider.name", provider)
-        is_error = record["end_reason"] in RUN_ERRORS
-        if is_error:
-            found["error.type"] = record["end_reason"]
-        start_ns, end_ns, is_derived = times_of(begin_ns, end_ns, None)
-        if is_derived:
-            found["hermes.time_source"] = "derived"
-        parent = raw[_RUN_PARENT]
+        (
+            name,
+            trace_id,
+            session_id,
+            profile_id,
+            entrypoint,
+            platform,
+            _,
+            _,
+            end_reason,
+            model_calls,
+            tool_calls,
+            errors,
+            cost_usd,
+            cost_status,
+            schema_v,
+            parent_name,
+            agent_version,
+            turns,
+        ) = row
+        run_id, parent = raw[0], raw[15]
+        provider = self._facts.providers.get(run_id) if self._is_1_41 else None
+        key = (
+            *(entrypoint, platform, end_reason, cost_status, schema_v, agent_version, profile_id),
+            *(provider, self._is_1_41),
+        )
+        head = _run_heads.get(key)
+        if head is None:
+            head = _remember(_run_heads, key, _run_head(key))
+        start_ns, end_ns, is_derived = times_of(raw[6], raw[7], None)
         # Without a recorded trace id a run has a trace of its own: a parent there is none here.
-        is_child = bool(parent) and parent != run_id and ids.is_trace_id(record["trace_id"])
+        is_child = bool(parent) and parent != run_id and ids.is_trace_id(trace_id)
         parts = [
-            self._trace_field(run_id, record["trace_id"]),
+            self._trace_field(run_id, trace_id),
             b"\x12\x08",
-            run.root,
+            ids.run_span_id(self._install_id, run_id),
             b"\x22\x08" + ids.run_span_id(self._install_id, parent) if is_child else b"",
-            _RUN_HEAD,
+            head,
             _times(_START_TAG, start_ns, _END_TAG, end_ns),
-            attributes(SPAN_ATTRIBUTE, found),
+            self._install_field,
+            *(_run_id[name], _trace[trace_id], _session_id[session_id], _parent_run[parent_name]),
+            *(_model_calls[model_calls], _tool_calls[tool_calls], _errors[errors], _turns[turns]),
+            _session[session_id] if session_id else b"",
+            _cost(cost_usd) if cost_usd is not None else b"",
+            _DERIVED if is_derived else b"",
             self._events_of(run_id) if self._events_of else b"",
-            _ERROR if is_error else b"",
-            _FLAGS,
         ]
-        return b"".join(parts), run.origin
+        return b"".join(parts), (agent_version or "", profile_id or "")
 
     def model_call(self, raw: Row, row: Row) -> tuple[bytes, Origin]:
         """A model call, with all its retries."""
@@ -277,13 +297,13 @@ class InstallSpans:
     def span(self, raw: Row, row: Row) -> tuple[bytes, Origin]:
         """A turn, a subagent, a wait for approval."""
         _, trace_id, _, _, name, kind, _, _, status, attrs = row
-        found = columns_of(SPANS, row)
-        del found["hermes.run_id"]  # all children have it
-        found |= object_attributes(attrs)
-        if status == "error":
-            found["error.type"] = OTHER_ERROR
-        is_error = status == "error"
-        parts = [_head(name or kind or "span", INTERNAL, found, is_error=is_error)]
+        key = (name, kind, status)
+        head = _span_heads.get(key)
+        if head is None:
+            head = _remember(_span_heads, key, _span_head(key))
+        parts = [head, _trace[trace_id]]
+        if attrs:
+            parts.append(attributes(SPAN_ATTRIBUTE, object_attributes(attrs)))
         place = (self._span_id(raw[0]), raw[2], row[2], raw[3], trace_id, raw[6], raw[7])
         return self._child(place, None, parts)
 
@@ -342,7 +362,6 @@ class InstallSpans:
             found = self._runs[run_id] = _Run(
                 self._trace_field(run_id, facts.trace_id) if facts else b"",
                 ids.run_span_id(self._install_id, run_id),
-                bool(facts and facts.is_closed),
                 _run_id[name] + (_session[session] if session else b""),
                 self.origin_of(run_id),
             )
@@ -378,15 +397,13 @@ def columns_of(table: Table, row: Row) -> Attributes:
     return found
 
 
-_RUN_NAMES: Final = RUNS.column_names()
-_RUN_START: Final = _RUN_NAMES.index("start_ns")
-_RUN_END: Final = _RUN_NAMES.index("end_ns")
-_RUN_PARENT: Final = _RUN_NAMES.index("parent_run_id")
 type _CallKey = tuple[Any, ...]
 """What repeats from call to call: texts, a count, a status; the order is ``_call_head``'s."""
 type _ToolKey = tuple[Any, ...]
 _call_heads: dict[tuple[Any, ...], bytes] = {}
 _tool_heads: dict[tuple[Any, ...], bytes] = {}
+_run_heads: dict[tuple[Any, ...], bytes] = {}
+_span_heads: dict[tuple[Any, ...], bytes] = {}
 
 
 def _remember(heads: dict[tuple[Any, ...], bytes], key: tuple[Any, ...], made: bytes) -> bytes:
@@ -410,9 +427,38 @@ def _head(name: str, kind: int, found: Attributes, *, is_error: bool) -> bytes:
     )
 
 
-_RUN_HEAD: Final = delimited(b"\x2a", f"invoke_agent {genai.AGENT_NAME}".encode()) + bytes(
-    (0x30, INTERNAL)
-)
+def _run_head(key: _CallKey) -> bytes:
+    entrypoint, platform, end_reason, cost_status, schema_v, agent_version, profile_id, *rest = key
+    provider, is_1_41 = rest
+    said = {
+        "entrypoint": entrypoint,
+        "platform": platform,
+        "end_reason": end_reason,
+        "cost_status": cost_status,
+        "schema_v": schema_v,
+        "agent_version": agent_version,
+        "profile_id": profile_id,
+    }
+    found: Attributes = {"hermes.event": "run", "gen_ai.operation.name": "invoke_agent"}
+    found |= {f"hermes.{name}": value for name, value in said.items() if value is not None}
+    found["gen_ai.agent.name"] = genai.AGENT_NAME
+    if is_1_41:
+        _put(found, "gen_ai.agent.version", agent_version)
+        _put(found, "gen_ai.provider.name", genai.provider_name(provider))
+    is_error = end_reason in RUN_ERRORS
+    if is_error:
+        found["error.type"] = end_reason
+    return _head(f"invoke_agent {genai.AGENT_NAME}", INTERNAL, found, is_error=is_error)
+
+
+def _span_head(key: _CallKey) -> bytes:
+    name, kind, status = key
+    said = {"name": name, "kind": kind, "status": status}
+    found: Attributes = {"hermes.event": "span"}
+    found |= {f"hermes.{name}": value for name, value in said.items() if value is not None}
+    if status == "error":
+        found["error.type"] = OTHER_ERROR
+    return _head(name or kind or "span", INTERNAL, found, is_error=status == "error")
 
 
 def _call_head(key: _CallKey) -> bytes:

@@ -30,6 +30,10 @@ MAX_RUN_ERRORS: Final = 128
 _MARGIN: Final = timedelta(hours=1)
 
 
+type Asked = tuple[UUID, str, datetime, datetime]
+"""Install, id, and the stretch in which it is looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """What children need of their run's row."""
@@ -62,7 +66,7 @@ def look_up(
 ) -> Facts:
     """The facts of some rows; at most 4 queries."""
     facts: Facts = defaultdict(InstallFacts)
-    closed: list[_Asked] = []
+    closed: list[Asked] = []
     for entry in found:
         mine = facts[entry.install_id]
         for row in entry.rows.get(RUNS.name, ()):
@@ -83,8 +87,6 @@ def look_up(
     return dict(facts)
 
 
-type _Asked = tuple[UUID, str, datetime, datetime]
-"""Install, id, and the stretch in which it is looked for."""
 _NAMES: Final = ("install_id", "id", "begins", "ends")
 _TYPES: Final = ("uuid", "text", "timestamptz", "timestamptz")
 _RUN_COLUMNS: Final = RUNS.column_names()
@@ -111,7 +113,7 @@ def _find_runs(facts: Facts, found: Iterable[EntryRows]) -> None:
         for (install_id, run_id), (first, last) in spans.items()
     ]
     columns = "r.trace_id, r.session_id, r.profile_id, r.agent_version, r.end_ns IS NOT NULL"
-    for install_id, run_id, *values, is_closed in _ask(RUNS, "run_id", columns, asked):
+    for install_id, run_id, *values, is_closed in ask(RUNS, "run_id", columns, asked):
         facts[install_id].runs[run_id] = RunFacts(*values, bool(is_closed))
 
 
@@ -138,14 +140,14 @@ def _find_parents(facts: Facts, found: Iterable[EntryRows]) -> None:
         for (install_id, span_id), (first, last) in spans.items()
     ]
     for table in (SPANS, TOOL_CALLS, MODEL_CALLS) if asked else ():
-        for install_id, span_id, _ in _ask(table, "span_id", "1", asked):
+        for install_id, span_id, _ in ask(table, "span_id", "1", asked):
             facts[install_id].parents[span_id] = table.event
 
 
-def _find_providers(facts: Facts, closed: Sequence[_Asked]) -> None:
+def _find_providers(facts: Facts, closed: Sequence[Asked]) -> None:
     best: dict[tuple[UUID, str], tuple[int, str]] = {}
     more = "AND r.provider IS NOT NULL GROUP BY 1, 2"
-    for install_id, run_id, provider, count in _ask(
+    for install_id, run_id, provider, count in ask(
         MODEL_CALLS, "run_id", "r.provider, COUNT(*)", closed, more
     ):
         rank = (-count, provider)  # of two that answered as many, the first by name
@@ -154,17 +156,17 @@ def _find_providers(facts: Facts, closed: Sequence[_Asked]) -> None:
         facts[install_id].providers[run_id] = provider
 
 
-def _find_errors(facts: Facts, closed: Sequence[_Asked]) -> None:
+def _find_errors(facts: Facts, closed: Sequence[Asked]) -> None:
     columns = ", ".join(f"r.{name}" for name in ERRORS.column_names())
-    found = _ask(ERRORS, "run_id", columns + ", r.seq", closed)
+    found = ask(ERRORS, "run_id", columns + ", r.seq", closed)
     for install_id, run_id, *values in sorted(found, key=lambda row: row[-1]):
         of_run = facts[install_id].errors.setdefault(run_id, [])
         if len(of_run) < MAX_RUN_ERRORS:
             of_run.append(tuple(values[:-1]))
 
 
-def _ask(
-    table: Table, key: str, columns: str, asked: Sequence[_Asked], more: str = ""
+def ask(
+    table: Table, key: str, columns: str, asked: Sequence[Asked], more: str = ""
 ) -> Iterator[tuple[Any, ...]]:
     """Install, id and some columns of a table's rows that have one of the ids."""
     if not asked:
