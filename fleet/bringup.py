@@ -208,8 +208,8 @@ def console_children() -> list[Child]:
 
 BEAT_OPTIONS: Final = ("--pidfile=", "--schedule")
 WORKER_OPTIONS: Final = (
-    "--queues=fleet,rollup,export",
-    "--concurrency=2",
+    "--queues=fleet,rollup,export,relay",
+    "--concurrency=3",
     "--hostname=fleet@%h",
     # There is one worker: it has nobody to gossip with, and the plain-file broker has no fan-out.
     "--without-gossip",

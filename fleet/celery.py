@@ -20,6 +20,8 @@ QUEUE_ROLLUP: Final = "rollup"
 """Its own queue, so that a worker can be kept for it and the console's numbers stay fresh."""
 QUEUE_EXPORT: Final = "export"
 """Its own queue: an export of an hour must not keep the console's other work waiting."""
+QUEUE_RELAY: Final = "relay"
+"""Its own as well: a collector that hangs must not keep anything else waiting."""
 HEARTBEAT_TASK: Final = "fleet.tasks.heartbeat"
 HEARTBEAT_EVERY_S: Final = 15.0
 
@@ -32,6 +34,7 @@ app.conf.update(
     task_routes={
         "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
         "telemetry.exports.*": {"queue": QUEUE_EXPORT},
+        "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
     },
     task_ignore_result=True,
     task_acks_late=True,
@@ -72,6 +75,21 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "number-feed": {
+            "task": "telemetry.relay.tasks.number_feed",
+            "schedule": 2.0,
+            "options": {"expires": 2},
+        },
+        "relay": {
+            "task": "telemetry.relay.tasks.relay",
+            "schedule": 2.0,
+            "options": {"expires": 2},
+        },
+        "keep-relay-books": {
+            "task": "telemetry.relay.tasks.keep_relay_books",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
         "run-quarantine-jobs": {
             "task": "telemetry.ingest.tasks.run_quarantine_jobs",
             "schedule": 10.0,
@@ -96,7 +114,7 @@ app.conf.update(
 )
 app.autodiscover_tasks()
 app.autodiscover_tasks(
-    ["telemetry.exports", "telemetry.ingest", "telemetry.rollup", "telemetry.store"]
+    [f"telemetry.{name}" for name in ("exports", "ingest", "relay", "rollup", "store", "streams")]
 )
 
 
