@@ -72,6 +72,16 @@ app.conf.update(
             "schedule": 10.0,
             "options": {"expires": 10},
         },
+        "look-for-alerts": {
+            "task": "telemetry.streams.tasks.look_for_alerts",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "send-streams": {
+            "task": "telemetry.streams.tasks.send_streams",
+            "schedule": 5.0,
+            "options": {"expires": 5},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -81,6 +91,7 @@ app.conf.update(
 )
 app.autodiscover_tasks()
 app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
+app.autodiscover_tasks(["telemetry.streams"])
 
 
 @setup_logging.connect
