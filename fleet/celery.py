@@ -18,6 +18,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
 QUEUE_DEFAULT: Final = "fleet"
 QUEUE_ROLLUP: Final = "rollup"
 """Its own queue, so that a worker can be kept for it and the console's numbers stay fresh."""
+QUEUE_RELAY: Final = "relay"
+"""Its own as well: a collector that hangs must not keep anything else waiting."""
 HEARTBEAT_TASK: Final = "fleet.tasks.heartbeat"
 HEARTBEAT_EVERY_S: Final = 15.0
 
@@ -27,7 +29,10 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
     task_default_queue=QUEUE_DEFAULT,
-    task_routes={"telemetry.rollup.*": {"queue": QUEUE_ROLLUP}},
+    task_routes={
+        "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
+        "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
+    },
     task_ignore_result=True,
     task_acks_late=True,
     worker_prefetch_multiplier=1,
@@ -67,6 +72,21 @@ app.conf.update(
             "schedule": 5.0,
             "options": {"expires": 5},
         },
+        "number-feed": {
+            "task": "telemetry.relay.tasks.number_feed",
+            "schedule": 2.0,
+            "options": {"expires": 2},
+        },
+        "relay": {
+            "task": "telemetry.relay.tasks.relay",
+            "schedule": 2.0,
+            "options": {"expires": 2},
+        },
+        "keep-relay-books": {
+            "task": "telemetry.relay.tasks.keep_relay_books",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
         "run-quarantine-jobs": {
             "task": "telemetry.ingest.tasks.run_quarantine_jobs",
             "schedule": 10.0,
@@ -92,6 +112,9 @@ app.conf.update(
 app.autodiscover_tasks()
 app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
 app.autodiscover_tasks(["telemetry.streams"])
+app.autodiscover_tasks(
+    ["telemetry.ingest", "telemetry.relay", "telemetry.rollup", "telemetry.store"]
+)
 
 
 @setup_logging.connect

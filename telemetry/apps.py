@@ -17,9 +17,12 @@ class TelemetryConfig(AppConfig):
         """Register the checks, the probes, the console panels, and what follows a fill."""
         from telemetry import checks, health
         from telemetry.insight.boards import keep_boards
+        from telemetry.relay.letters import purge_install
         from telemetry.rollup.hooks import register_after_fill
+        from telemetry.store.erase import register_erased
 
         checks.register_checks()
         health.register_probes()
         register_after_fill(keep_boards)
+        register_erased("dead letters", purge_install)
         autodiscover_modules("pages.panels")

@@ -13,6 +13,7 @@ from fleet.health import Probe, register_probe
 from fleet.lib.clock import now
 from fleet.templatetags.fleet_format import byte_size, exact, relative
 from telemetry.ingest.spool import SpoolState, spool_state
+from telemetry.relay.state import states
 from telemetry.rollup.lag import failed_batches, lag_s
 
 LATE_AFTER: Final = timedelta(minutes=2)
@@ -23,6 +24,7 @@ def register_probes() -> None:
     """Register what this module probes; called once by the app."""
     register_probe("spool", spool_probe)
     register_probe("rollups", rollups_probe)
+    register_probe("relays", relays_probe)
 
 
 def spool_probe() -> Probe:
@@ -58,6 +60,27 @@ def rollups_probe() -> Probe:
             "rollups", title, "warn", _("Sums are %d s behind") % lag.total_seconds(), mend
         )
     return Probe("rollups", title, "ok", _("Sums hold every batch up to the last seconds"))
+
+
+def relays_probe() -> Probe:
+    """Whether every collector gets what it is to get."""
+    title, found = _("Relays"), [state for state in states() if state.word != "off"]
+    if not found:
+        return Probe("relays", title, "ok", _("No collector"))
+    bad = [state for state in found if state.is_bad]
+    if bad:
+        first = bad[0]
+        detail = _("%(count)d of %(all)d signals: %(name)s %(signal)s: %(text)s") % {
+            "count": len(bad),
+            "all": len(found),
+            "name": first.name,
+            "signal": first.signal,
+            "text": first.text,
+        }
+        return Probe("relays", title, "warn", detail, first.mend)
+    lag_s = max(state.lag_s or 0.0 for state in found)
+    detail = _("%(count)d signals, at most %(lag)d s behind") % {"count": len(found), "lag": lag_s}
+    return Probe("relays", title, "ok", detail)
 
 
 def spool_in_words(state: SpoolState) -> str:

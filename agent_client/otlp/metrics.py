@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent_client.contract import otlp_genai as genai
+from agent_client.contract.otlp_names import Attributes, AttributeValue
 from agent_client.contract.tables import ERRORS, MODEL_CALLS, TOOL_CALLS, Table
-from agent_client.otlp import genai
-from agent_client.otlp.signals import Attributes, AttributeValue, Log, Series, Span
+from agent_client.otlp.signals import Log, Series, Span
 
 MAX_SERIES: Final = 1_000
 """Models and tools have few names; a flood of made-up ones ends in one overflow series each."""

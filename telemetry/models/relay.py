@@ -120,6 +120,8 @@ class RelayCursor(Delivery):
     body is sent and says exactly what is in it (feed entries, place within them, parts already
     acknowledged), so that a repeat after a death sends the same records under the same ids.
     ``position`` of metrics counts rounds; ``sending`` then holds the series' start times.
+    ``not_offered_at``: its receiver said that it does not take this signal; asked again now and
+    then, in between its records count as rejected.
     """
 
     destination = models.ForeignKey(
@@ -131,6 +133,7 @@ class RelayCursor(Delivery):
     newest_sent_at = models.DateTimeField(null=True)
     lag_s = models.FloatField(null=True)
     waiting_count = models.BigIntegerField(default=0)
+    not_offered_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = "relay_cursor"

@@ -55,6 +55,14 @@ _SEEN_IN: Final = {
 
 type Progress = Callable[[str], None]
 
+_more: dict[str, Callable[[UUID], int]] = {}
+"""What holds an install's data without a column that names it; called in step 4."""
+
+
+def register_erased(name: str, erase: Callable[[UUID], int]) -> None:
+    """Let an app erase what it keeps of an install in other forms; may be called many times."""
+    _more[name] = erase
+
 
 def erasable_models() -> tuple[type[Model], ...]:
     """Every model of telemetry whose rows name an install: none has to be listed to be erased."""
@@ -125,6 +133,8 @@ def resume_erasures() -> int:
     young = Erasure.objects.filter(finished_at__gte=now() - SWEPT_FOR)
     for install_id in young.values_list("pk", flat=True):
         _of(InstallCell, install_id).delete()
+        for erase in _more.values():
+            erase(install_id)
         with transaction.atomic():
             seen = list(_of(FirstSeen, install_id))
             _of(FirstSeen, install_id).delete()
@@ -187,6 +197,8 @@ def _erase_others(install_id: UUID) -> None:
     for model in erasable_models():
         rows = _of(model, install_id)
         rows._raw_delete(rows.db)  # noqa: SLF001 -- telemetry has no foreign keys: nothing cascades
+    for erase in _more.values():
+        erase(install_id)
     # Boards name installs inside their lists; they are counted again within seconds.
     InstallBoard.objects.all().delete()
 

@@ -103,8 +103,7 @@ def test_many_who_number_at_once_number_each_batch_once() -> None:
     def number() -> None:
         barrier.wait(10)
         try:
-            for _ in range(10):
-                counts.append(number_batches(4))
+            counts.extend(number_batches(4) for _ in range(10))
         finally:
             connection.close()
 
