@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     """A small table of the console's own."""
 
-    dependencies = [("telemetry", "0012_feed")]
+    dependencies = [("telemetry", "0016_relay_not_offered")]
 
     operations = [
         migrations.CreateModel(

@@ -27,6 +27,7 @@ from telemetry.delivery.breaker import CLOSED, after_failure, may_try
 from telemetry.delivery.guard import EndpointRefused
 from telemetry.delivery.lease import Lease, held
 from telemetry.models import AlertEvent, DeadLetter, Stream
+from telemetry.relay.letters import bound_letters
 from telemetry.streams.channel import Answer, Channel, NotSet
 from telemetry.streams.open import open_channel
 from telemetry.streams.records import Kind, Record, next_records, signal_record
@@ -163,6 +164,7 @@ def _set_aside(stream: Stream, kind: Kind, count: int, body: bytes, answer: Answ
         error=answer.error[:MAX_ERROR_CHARS],
         at=now(),
     )
+    bound_letters()
 
 
 def _write_failure(lease: Lease, stream: Stream, answer: Answer) -> None:

@@ -17,7 +17,15 @@ from fleet.health import gather
 from fleet.models import ChangeRecord
 from fleet.templatetags.fleet_format import duration_s, exact
 from telemetry.delivery.breaker import OPEN_AFTER
-from telemetry.models import AlertEvent, ExportJob, ExportSchedule, RelayCursor, Stream
+from telemetry.models import (
+    AlertEvent,
+    ExportJob,
+    ExportSchedule,
+    RelayDestination,
+    Signal,
+    Stream,
+)
+from telemetry.relay.state import states
 
 FAILED_EXPORT_FOR: Final = timedelta(hours=24)
 """An export ordered by hand has no next time that would put it right: a day's notice, then over."""
@@ -92,16 +100,15 @@ def exports(moment: datetime) -> Iterator[Found]:
 
 def collectors(raised: AbstractSet[str]) -> Iterator[Found]:
     """Collectors that take nothing, or that are far behind."""
-    cursors = RelayCursor.objects.filter(destination__is_enabled=True).select_related("destination")
-    for cursor in cursors:
-        key = f"relay:{cursor.destination_id}:{cursor.signal}"
-        name = f"{cursor.destination.name} ({cursor.get_signal_display()})"
+    for state in states(RelayDestination.objects.filter(is_enabled=True)):
+        # A back-fill is behind because a person said so.
+        lag_s = None if state.word == "catching_up" else state.lag_s
         found = _delivery(
-            key,
-            name,
-            failures=cursor.failure_count,
-            error=cursor.last_error,
-            lag_s=cursor.lag_s,
+            f"relay:{state.destination_id}:{state.signal}",
+            f"{state.name} ({Signal(state.signal).label})",
+            failures=state.failure_count,
+            error=state.last_error,
+            lag_s=lag_s,
             raised=raised,
         )
         if found is not None:

@@ -18,15 +18,18 @@ from telemetry.models import (
     AlertWatch,
     ExportJob,
     ExportSchedule,
+    FeedEntry,
     RelayCursor,
     RelayDestination,
     Stream,
 )
+from telemetry.relay.cursor import Window
 from telemetry.streams import alerts, states
 from telemetry.streams.alerts import Round, decide, prune_alerts, settle
 from telemetry.streams.states import Found
 from telemetry.streams.tasks import look_for_alerts
 from tests import builders
+from tests.telemetry import builders as make
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
 MINUTE = timedelta(minutes=1)
@@ -189,14 +192,15 @@ def test_a_collector_that_takes_nothing_is_found_between_two_tries_too() -> None
 
 
 def test_a_lag_is_raised_above_its_threshold_and_cleared_well_below_it() -> None:
-    cursor = collector(lag_s=600)
+    since = Window(first=1, since=START.isoformat())
+    cursor = collector(sending=since.to_json())
     key = f"relay:{cursor.destination_id}:traces"
-    assert not list(states.collectors(frozenset()))
-    assert [each.key for each in states.collectors(frozenset({key}))] == [key]
-    RelayCursor.objects.update(lag_s=1000)
-    assert [each.key for each in states.collectors(frozenset())] == [key]
-    RelayCursor.objects.update(lag_s=400)
-    assert not list(states.collectors(frozenset({key})))
+    entry = FeedEntry(install_id=make.INSTALL, batch_id=make.INSTALL, row_count=1)
+    for lag_s, from_none, from_raised in ((600, [], [key]), (1000, [key], [key]), (400, [], [])):
+        entry.received_at = now() - timedelta(seconds=lag_s)
+        entry.save()
+        assert [each.key for each in states.collectors(frozenset())] == from_none
+        assert [each.key for each in states.collectors(frozenset({key}))] == from_raised
 
 
 def test_a_stream_is_found_when_it_fails_or_is_behind() -> None:

@@ -586,8 +586,9 @@ def test_changes_that_commit_in_any_order_are_all_sent_in_order(http: Http) -> N
     def follow() -> None:
         while not done.is_set():
             send_stream(stream.pk)
+        connection.close()
 
-    follower = threading.Thread(target=lambda: (follow(), connection.close()))
+    follower = threading.Thread(target=follow)
     follower.start()
     in_threads(4, write)
     done.set()
