@@ -58,7 +58,7 @@ class AlertAdmin(FactAdmin):
     @admin.display(description=gettext_lazy("When"), ordering="at")
     def when(self, alert: AlertEvent) -> SafeString:
         """Distance to now."""
-        return ago(alert.at)
+        return format_html('<span class="hf-nowrap">{}</span>', ago(alert.at))
 
     @admin.display(description=gettext_lazy("What happened"), ordering="state")
     def state_label(self, alert: AlertEvent) -> SafeString:
@@ -71,15 +71,15 @@ class AlertAdmin(FactAdmin):
     def said(self, alert: AlertEvent) -> SafeString:
         """The sentence; its key beside it."""
         return format_html(
-            '<bdi class="hf-wrap">{}</bdi><span class="hf-cause hf-mono">{}</span>',
+            '<span class="hf-said"><bdi>{}</bdi><span class="hf-cause hf-mono">{}</span></span>',
             alert.text,
             alert.key,
         )
 
     @admin.display(description=gettext_lazy("Severity"), ordering="severity")
-    def severity_label(self, alert: AlertEvent) -> str:
+    def severity_label(self, alert: AlertEvent) -> SafeString:
         """In a word."""
-        return severity_word(alert.severity)
+        return format_html('<span class="hf-nowrap">{}</span>', severity_word(alert.severity))
 
     def show(self, request: HttpRequest, alert: AlertEvent) -> HttpResponse:
         """One, with what went before it under the same key."""

@@ -63,12 +63,14 @@ class TargetAdmin[T: (RelayDestination, Stream)](PageAdmin):
     @admin.display(description=gettext_lazy("Name"), ordering="name")
     def title(self, target: Target) -> SafeString:
         """Its name."""
-        return format_html('<bdi class="hf-name" title="{0}">{0}</bdi>', target.name)
+        return format_html('<bdi class="hf-name hf-brief" title="{0}">{0}</bdi>', target.name)
 
     @admin.display(description=gettext_lazy("Address"), ordering="endpoint")
     def address(self, target: Target) -> SafeString:
         """Where it is."""
-        return format_html('<bdi class="hf-mono hf-name" title="{0}">{0}</bdi>', target.endpoint)
+        return format_html(
+            '<bdi class="hf-mono hf-name hf-brief" title="{0}">{0}</bdi>', target.endpoint
+        )
 
     # ------------------------------------------------------------------------------- the pages
 

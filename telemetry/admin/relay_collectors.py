@@ -10,6 +10,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Sum
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -80,7 +81,7 @@ class BackfillForm(forms.Form):
 class CollectorAdmin(TargetAdmin[RelayDestination]):
     """Where the fleet's telemetry goes on to."""
 
-    list_display = ("title", "address", "signals", "conventions", "state", "lag", "waiting", "said")
+    list_display = ("title", "address", "signals", "state", "lag", "waiting", "said")
     search_fields = ("name", "endpoint")
     search_help_text = gettext_lazy("Search name or address")
     readonly_fields = ("name",)
@@ -100,16 +101,19 @@ class CollectorAdmin(TargetAdmin[RelayDestination]):
         return held
 
     @admin.display(description=gettext_lazy("Signals"))
-    def signals(self, target: RelayDestination) -> str:
-        """Which it gets."""
+    def signals(self, target: RelayDestination) -> SafeString:
+        """Which it gets, by which of the GenAI conventions."""
+        return format_html(
+            '<span class="hf-nowrap">{}</span><span class="hf-cause">{}</span>',
+            self.signal_names(target),
+            _("conventions %s") % target.get_profile_display(),
+        )
+
+    def signal_names(self, target: RelayDestination) -> str:
+        """Which it gets, in words."""
         names = (("sends_traces", Signal.TRACES), ("sends_metrics", Signal.METRICS))
         chosen = [*names, ("sends_logs", Signal.LOGS)]
         return ", ".join(str(signal.label) for field, signal in chosen if getattr(target, field))
-
-    @admin.display(description=gettext_lazy("Conventions"), ordering="profile")
-    def conventions(self, target: RelayDestination) -> str:
-        """Which of the GenAI conventions."""
-        return target.get_profile_display()
 
     @admin.display(description=gettext_lazy("State"))
     def state(self, target: RelayDestination) -> SafeString:
@@ -166,7 +170,7 @@ class CollectorAdmin(TargetAdmin[RelayDestination]):
         groups = InstallGroup.objects.filter(pk__in=target.group_ids).values_list("name", flat=True)
         return {
             "switched": switched_label(target),
-            "signals": self.signals(target),
+            "signals": self.signal_names(target),
             "headers": sorted(target.headers_env.items()),
             "groups": ", ".join(groups) or _("all installs"),
             "backfill_url": self.url_of(target, "backfill"),
