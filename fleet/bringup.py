@@ -208,7 +208,7 @@ def console_children() -> list[Child]:
 
 BEAT_OPTIONS: Final = ("--pidfile=", "--schedule")
 WORKER_OPTIONS: Final = (
-    "--queues=fleet,rollup,relay",
+    "--queues=fleet,rollup,relay,export",
     "--concurrency=2",
     "--hostname=fleet@%h",
     # There is one worker: it has nobody to gossip with, and the plain-file broker has no fan-out.

@@ -20,6 +20,8 @@ QUEUE_ROLLUP: Final = "rollup"
 """Its own queue, so that a worker can be kept for it and the console's numbers stay fresh."""
 QUEUE_RELAY: Final = "relay"
 """Its own as well: a collector that hangs must not keep anything else waiting."""
+QUEUE_EXPORT: Final = "export"
+"""Its own queue: an export of an hour must not keep the console's other work waiting."""
 HEARTBEAT_TASK: Final = "fleet.tasks.heartbeat"
 HEARTBEAT_EVERY_S: Final = 15.0
 
@@ -32,6 +34,7 @@ app.conf.update(
     task_routes={
         "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
         "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
+        "telemetry.exports.*": {"queue": QUEUE_EXPORT},
     },
     task_ignore_result=True,
     task_acks_late=True,
@@ -101,6 +104,15 @@ app.conf.update(
             "task": "telemetry.streams.tasks.send_streams",
             "schedule": 5.0,
             "options": {"expires": 5},
+        "run-exports": {
+            "task": "telemetry.exports.tasks.run_exports",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "expire-exports": {
+            "task": "telemetry.exports.tasks.expire_exports",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
         },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
@@ -114,6 +126,8 @@ app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store
 app.autodiscover_tasks(["telemetry.streams"])
 app.autodiscover_tasks(
     ["telemetry.ingest", "telemetry.relay", "telemetry.rollup", "telemetry.store"]
+app.autodiscover_tasks(
+    ["telemetry.exports", "telemetry.ingest", "telemetry.rollup", "telemetry.store"]
 )
 
 

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("telemetry", "0012_feed"),
+        ("telemetry", "0013_gzipped_exports"),
     ]
 
     operations = [
