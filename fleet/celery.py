@@ -34,6 +34,7 @@ app.conf.update(
     task_routes={
         "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
         "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
+        "telemetry.streams.tasks.send_one": {"queue": QUEUE_RELAY},
         "telemetry.exports.*": {"queue": QUEUE_EXPORT},
     },
     task_ignore_result=True,
@@ -104,6 +105,7 @@ app.conf.update(
             "task": "telemetry.streams.tasks.send_streams",
             "schedule": 5.0,
             "options": {"expires": 5},
+        },
         "run-exports": {
             "task": "telemetry.exports.tasks.run_exports",
             "schedule": 60.0,
@@ -122,13 +124,8 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
-app.autodiscover_tasks(["telemetry.streams"])
-app.autodiscover_tasks(
-    ["telemetry.ingest", "telemetry.relay", "telemetry.rollup", "telemetry.store"]
-app.autodiscover_tasks(
-    ["telemetry.exports", "telemetry.ingest", "telemetry.rollup", "telemetry.store"]
-)
+app.autodiscover_tasks(["telemetry.exports", "telemetry.ingest", "telemetry.relay"])
+app.autodiscover_tasks(["telemetry.rollup", "telemetry.store", "telemetry.streams"])
 
 
 @setup_logging.connect

@@ -289,4 +289,8 @@ def target_link(letter: DeadLetter) -> SafeString:
     url = reverse(
         f"admin:telemetry_{target._meta.model_name}_change", args=(target.pk,)
     )  # Django's public Meta API
-    return format_html('<a class="hf-link" href="{}"><bdi>{}</bdi></a>', url, target.name)
+    return format_html(
+        '<a class="hf-link" href="{0}"><bdi class="hf-name hf-brief" title="{1}">{1}</bdi></a>',
+        url,
+        target.name,
+    )
