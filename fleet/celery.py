@@ -33,6 +33,8 @@ app.conf.update(
     task_default_queue=QUEUE_DEFAULT,
     task_routes={
         "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
+        "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
+        "telemetry.streams.tasks.send_one": {"queue": QUEUE_RELAY},
         "telemetry.exports.*": {"queue": QUEUE_EXPORT},
         "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
     },
@@ -94,6 +96,16 @@ app.conf.update(
             "task": "telemetry.ingest.tasks.run_quarantine_jobs",
             "schedule": 10.0,
             "options": {"expires": 10},
+        },
+        "look-for-alerts": {
+            "task": "telemetry.streams.tasks.look_for_alerts",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "send-streams": {
+            "task": "telemetry.streams.tasks.send_streams",
+            "schedule": 5.0,
+            "options": {"expires": 5},
         },
         "run-exports": {
             "task": "telemetry.exports.tasks.run_exports",

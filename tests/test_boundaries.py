@@ -35,6 +35,8 @@ LAZY_IMPORTS = {
 FLEET_FOR_TELEMETRY = (
     "fleet.api",
     "fleet.console.registry",
+    # What needs a person, in one place: the overview shows it, an alert says it.
+    "fleet.console.attention",
     # Erasing an install is one act of both: tombstone and report are the fleet's.
     "fleet.enroll.erasure",
     "fleet.enroll.erasure_report",
@@ -57,7 +59,10 @@ FLEET_FOR_TELEMETRY = (
     "fleet.templatetags.fleet_format",
 )
 # The decoder of OTLP in, and the way out; nothing else knows that there is such a package.
-OPENTELEMETRY_ONLY_IN = {"telemetry/exports/otlp.py", "telemetry/ingest/otlp_protobuf.py"}
+OPENTELEMETRY_ONLY_IN = {
+    "telemetry/ingest/otlp_protobuf.py",
+    "telemetry/streams/otlp.py",
+}
 
 
 @dataclass(frozen=True, slots=True)

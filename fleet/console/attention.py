@@ -20,11 +20,16 @@ SILENT_AFTER: Final = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One sentence with its tone (bad, warn or info) and where to act on it."""
+    """One sentence with its tone (bad, warn or info) and where to act on it.
 
+    Shape: ``key`` names the state, whatever the language and the number; ``count`` is how many.
+    """
+
+    key: str
     tone: str
     text: str
     url: str
+    count: int
 
 
 def state_counts(group_id: int | None = None) -> dict[str, int]:
@@ -45,19 +50,27 @@ def notices(group_id: int | None = None) -> list[Notice]:
     quarantined = installs.filter(status=InstallStatus.QUARANTINED).count()
     if quarantined:
         text = ngettext("%s install is quarantined", "%s installs are quarantined", quarantined)
-        found.append(Notice("bad", text % quarantined, _installs("status__exact=quarantined")))
+        found.append(
+            Notice(
+                "install_quarantined",
+                "bad",
+                text % quarantined,
+                _installs("status__exact=quarantined"),
+                quarantined,
+            )
+        )
     silent = installs.silent_since(now() - SILENT_AFTER).count()
     if silent:
         text = ngettext("%s install silent for 24 h", "%s installs silent for 24 h", silent)
-        found.append(Notice("warn", text % silent, _installs("silent=24h")))
+        url = _installs("silent=24h")
+        found.append(Notice("install_silent", "warn", text % silent, url, silent))
     waiting = EnrollmentRequest.objects.filter(
         status=RequestStatus.PENDING, expires_at__gt=now()
     ).count()
     if waiting:
         text = ngettext("%s install waits for approval", "%s installs wait for approval", waiting)
-        found.append(
-            Notice("info", text % waiting, reverse("admin:fleet_enrollmentrequest_changelist"))
-        )
+        url = reverse("admin:fleet_enrollmentrequest_changelist")
+        found.append(Notice("install_waiting", "info", text % waiting, url, waiting))
     return found
 
 
@@ -87,7 +100,8 @@ def _policy_notices(counts: Mapping[str, int]) -> list[Notice]:
         number = counts.get(state, 0)
         if number:
             text = ngettext(one, many, number) % number
-            found.append(Notice(tone, text, _installs(f"sync_state__exact={state}")))
+            url = _installs(f"sync_state__exact={state}")
+            found.append(Notice(f"policy_{state}", tone, text, url, number))
     return found
 
 

@@ -163,6 +163,30 @@ UNFOLD: Final[dict[str, object]] = {
                 ],
             },
             {
+                "title": _("Exports"),
+                "separator": True,
+                "items": [
+                    _item(
+                        _("Collectors"),
+                        "cell_tower",
+                        _lists("telemetry_relaydestination"),
+                        "telemetry.view_relaydestination",
+                    ),
+                    _item(
+                        _("Streams"),
+                        "stream",
+                        _lists("telemetry_stream"),
+                        "telemetry.view_stream",
+                    ),
+                    _item(
+                        _("Alerts"),
+                        "notifications",
+                        _lists("telemetry_alertevent"),
+                        "telemetry.view_alertevent",
+                    ),
+                ],
+            },
+            {
                 "title": _("Administration"),
                 "separator": True,
                 "items": [

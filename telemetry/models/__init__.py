@@ -48,6 +48,7 @@ from telemetry.models.exports import (
 from telemetry.models.quarantine import QuarantineJob
 from telemetry.models.relay import (
     AlertEvent,
+    AlertWatch,
     DeadLetter,
     Delivery,
     FeedEntry,
@@ -67,6 +68,7 @@ __all__ = [
     "EVENT_MODELS",
     "AggregateRecord",
     "AlertEvent",
+    "AlertWatch",
     "ClosedPlane",
     "ContentMessage",
     "ContentSession",

@@ -216,6 +216,24 @@ class AlertEvent(models.Model):
         return f"{self.key} {self.state}"
 
 
+class AlertWatch(models.Model):
+    """A state that differs from what its last alert says, since a round; gone when it settles.
+
+    What makes a state hold two rounds before anybody is told, whichever worker looks.
+    """
+
+    key = models.CharField(max_length=80, unique=True)
+    is_present = models.BooleanField()
+    since_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "relay_alertwatch"
+        verbose_name = _("watched state")
+
+    def __str__(self) -> str:
+        return f"{self.key} since {self.since_at}"
+
+
 class Stream(Delivery):
     """Where the audit log and alerts go as they happen: OTLP logs, a webhook or syslog.
 

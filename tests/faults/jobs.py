@@ -105,12 +105,30 @@ def _credentials(file: str, count: str) -> None:
     Path(file).write_text("\n".join(raw.credential_of(uuid4()) for _ in range(int(count))))
 
 
+def _stream(pk: str) -> None:
+    from telemetry.models import Stream
+    from telemetry.streams.send import send_stream
+
+    # Whoever was killed holds the lease for two minutes; a test does not wait for them.
+    Stream.objects.filter(pk=int(pk)).update(lease_until=None, open_until=None)
+    send_stream(int(pk))
+
+
+def _stream_beside(pk: str) -> None:
+    """The same beside others: a lease that is held stays held."""
+    from telemetry.streams.send import send_stream
+
+    send_stream(int(pk))
+
+
 RUNS: dict[str, Callable[..., None]] = {
     "credentials": _credentials,
     "fill": _fill,
     "load": _load,
     "maintain": _maintain,
     "migrate": _migrate,
+    "stream": _stream,
+    "stream_beside": _stream_beside,
 }
 
 
