@@ -15,11 +15,12 @@ class TelemetryConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks, the probes, the console panels, and what follows a fill."""
-        from telemetry import checks, health
+        from telemetry import checks, health, operations
         from telemetry.insight.boards import keep_boards
         from telemetry.rollup.hooks import register_after_fill
 
         checks.register_checks()
         health.register_probes()
+        operations.register_operations()
         register_after_fill(keep_boards)
         autodiscover_modules("pages.panels")
