@@ -14,9 +14,16 @@ def main() -> None:
         from fleet.demo_home import enter_demo
 
         enter_demo(os.environ)  # before any setting is read
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        if sys.argv[1:2] != ["doctor"]:
+            raise
+        sys.stdout.write(f"ERROR settings: {error}\n      → Correct it in the environment.\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

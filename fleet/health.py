@@ -56,6 +56,11 @@ def register_probe(name: str, probe: Callable[[], Probe]) -> None:
     _more[name] = probe
 
 
+def more_probes() -> list[Callable[[], Probe]]:
+    """Those of other apps, for whoever asks them one by one."""
+    return list(_more.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """All probes, in the order of the page."""

@@ -15,7 +15,7 @@ class TelemetryConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks, the probes, the console panels, and what follows a fill."""
-        from telemetry import checks, health
+        from telemetry import checks, health, operations
         from telemetry.insight.boards import keep_boards
         from telemetry.relay.letters import purge_install
         from telemetry.rollup.hooks import register_after_fill
@@ -23,6 +23,7 @@ class TelemetryConfig(AppConfig):
 
         checks.register_checks()
         health.register_probes()
+        operations.register_operations()
         register_after_fill(keep_boards)
         register_erased("dead letters", purge_install)
         autodiscover_modules("pages.panels")

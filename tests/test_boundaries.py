@@ -50,6 +50,7 @@ FLEET_FOR_TELEMETRY = (
     "fleet.audit",
     "fleet.console.people",
     "fleet.health",
+    "fleet.ops.hooks",
     # How things look, so that a number looks the same on every page. None decides anything.
     "fleet.admin.base",
     "fleet.console.charts",

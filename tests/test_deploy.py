@@ -28,6 +28,8 @@ def settings_of(path: Path) -> list[str]:
 
 def test_there_is_a_unit_for_each_process() -> None:
     assert {path.name for path in UNITS} == {
+        "fleet-backup.service",
+        "fleet-backup.timer",
         "fleet-beat.service",
         "fleet-web.service",
         "fleet-worker.service",

@@ -16,6 +16,9 @@ class Fleet(models.Model):
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     fleet_id = models.UUIDField(_("fleet id"), default=uuid4, editable=False)
     created_at = models.DateTimeField(_("created"), default=now, editable=False)
+    # Agents refuse an assignment older than one they saw. A restored database does not know what
+    # they saw after its backup, so a restore lifts the floor above all of that.
+    assignment_floor = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
 
     class Meta:
         verbose_name = _("fleet")

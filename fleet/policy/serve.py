@@ -17,6 +17,7 @@ from agent_client.contract.policy_doc import ASSIGNMENT_LIFE_S, Assignment
 from fleet.lib.clock import datetime_to_ns
 from fleet.lib.prepared import PreparedFirst
 from fleet.models import (
+    Fleet,
     Install,
     InstallBundle,
     InstallPolicy,
@@ -24,7 +25,7 @@ from fleet.models import (
     PolicyTarget,
 )
 from fleet.policy.compile import EVERYONE
-from fleet.policy.signing import fleet_id, seal_assignment
+from fleet.policy.signing import seal_assignment
 
 ETAG_NONE = "none"
 """The entity tag of "no policy was ever published": absent, neither empty nor failed."""
@@ -98,9 +99,11 @@ def _issue(
 ) -> InstallPolicy | None:
     """Sign and store the next assignment; None when another request was faster."""
     expires_at = moment + timedelta(seconds=ASSIGNMENT_LIFE_S)
-    version, nonce = (held.version if held else 0) + 1, secrets.token_hex(8)
+    fleet = Fleet.current()
+    version = max(held.version if held else 0, fleet.assignment_floor) + 1
+    nonce = secrets.token_hex(8)
     document = Assignment(
-        fleet_id=fleet_id(),
+        fleet_id=str(fleet.fleet_id),
         install_id=str(install.pk),
         version=version,
         bundle_sha256=bundle_sha256,

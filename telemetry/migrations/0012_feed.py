@@ -45,6 +45,16 @@ class AddIndexOnline(AddIndexConcurrently):
         return migrations.AddIndex(self.model_name, self.index)
 
 
+class AddFieldWhole(migrations.AddField):
+    """In a transaction of its own, though the migration has none.
+
+    SQLite writes the table anew and drops the old one: a batch of another process that came in
+    between would be lost.
+    """
+
+    atomic = True
+
+
 class Migration(migrations.Migration):
     atomic = False  # CREATE INDEX CONCURRENTLY runs in no transaction
 
@@ -53,7 +63,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.AddField(
+        AddFieldWhole(
             model_name="ingestbatch",
             name="is_fed",
             field=models.BooleanField(db_default=False, default=False),

@@ -1,0 +1,1 @@
+"""What an operator does to a whole console: doctor, backup, restore, upgrade."""
