@@ -14,12 +14,13 @@ class TelemetryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks, the probes, the console panels, and what follows a fill."""
-        from telemetry import checks, health
+        """Register the checks, probes, gauges and console panels, and what follows a fill."""
+        from telemetry import checks, health, watch
         from telemetry.insight.boards import keep_boards
         from telemetry.rollup.hooks import register_after_fill
 
         checks.register_checks()
         health.register_probes()
+        watch.register_gauges()
         register_after_fill(keep_boards)
         autodiscover_modules("pages.panels")
