@@ -117,7 +117,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "fleet.watch.requests.RequestLogMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "fleet.urls"
