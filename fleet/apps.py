@@ -15,11 +15,13 @@ class FleetConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks and make our Celery app the current one."""
+        """Register the system checks and gauges, and make our Celery app the current one."""
         from fleet import celery, checks
+        from fleet.watch import gauges
 
         celery.app.set_default()
         checks.register_all()
+        gauges.register_own()
 
 
 class FleetAdminConfig(AdminConfig):

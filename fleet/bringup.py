@@ -229,6 +229,8 @@ def web_options(environ: Mapping[str, str]) -> tuple[str, ...]:
         *(() if environ.get("WEB_CONCURRENCY") else ("--workers", str(workers))),
         "--worker-class",
         "fleet.web_worker.PatientWorker",
+        "--logger-class",
+        "fleet.web_log.JsonLogger",
         "--threads",
         "4",
         "--timeout",

@@ -70,12 +70,12 @@ def envlist(name: str, default: str = "") -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def envnetworks(name: str, *, names: tuple[str, ...] = ()) -> list[str]:
+def envnetworks(name: str, default: str = "", *, names: tuple[str, ...] = ()) -> list[str]:
     """Comma-separated addresses or networks; ``names`` are words that may stand beside them.
 
     Errors: ImproperlyConfigured for anything else.
     """
-    entries = envlist(name)
+    entries = envlist(name, default)
     for entry in entries:
         if entry in names:
             continue

@@ -6,6 +6,7 @@ their text often quotes the input that caused them.
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import MutableMapping
 from types import TracebackType
@@ -46,6 +47,32 @@ def describe_exception(info: _ExcInfo) -> dict[str, object]:
     }
 
 
+_QUOTING: Final = ("django.request", "django.security", "gunicorn.", "celery.app.trace")
+"""Loggers that put what a caller sent, or what an exception quotes, behind a colon or a dash."""
+
+_SENT: Final = ("user_agent", "correlation_id")
+"""What django-structlog binds of a caller's own words."""
+
+
+def _input_cut(_logger: object, _name: str, record: _EventDict) -> _EventDict:
+    """Leave out of others' messages what somebody sent: addresses, hosts, exception texts.
+
+    Celery's messages of several lines repeat a whole message body below the first.
+    """
+    for sent in _SENT:
+        record.pop(sent, None)
+    name, event = str(record.get("logger", "")), record.get("event")
+    if not isinstance(event, str) or not name.startswith((*_QUOTING, "celery.")):
+        return record
+    text = event.split("\n", 1)[0]
+    if name.startswith(_QUOTING):
+        text = text.partition(": ")[0].partition(" - ")[0]
+    if text.startswith("Error handling request"):  # gunicorn: method and address follow
+        text = "Error handling request"
+    record["event"] = text
+    return record
+
+
 def _redacted(_logger: object, _name: str, record: _EventDict) -> _EventDict:
     from agent_client.contract.redact import redact_text
 
@@ -63,6 +90,20 @@ _SHARED: Final[tuple[structlog.typing.Processor, ...]] = (
     structlog.stdlib.PositionalArgumentsFormatter(),
     structlog.processors.UnicodeDecoder(),
 )
+_RENDERED: Final[tuple[structlog.typing.Processor, ...]] = (
+    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+    _frames_only,
+    _input_cut,
+    _redacted,
+    structlog.processors.JSONRenderer(sort_keys=True),
+)
+
+
+def json_formatter() -> logging.Formatter:
+    """The formatter by itself, for a process that loads no settings: gunicorn's parent."""
+    return structlog.stdlib.ProcessorFormatter(
+        processors=list(_RENDERED), foreign_pre_chain=list(_SHARED)
+    )
 
 
 def logging_config(level: str) -> dict[str, object]:
@@ -83,12 +124,7 @@ def logging_config(level: str) -> dict[str, object]:
         "formatters": {
             "json": {
                 "()": structlog.stdlib.ProcessorFormatter,
-                "processors": [
-                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                    _frames_only,
-                    _redacted,
-                    structlog.processors.JSONRenderer(sort_keys=True),
-                ],
+                "processors": list(_RENDERED),
                 "foreign_pre_chain": list(_SHARED),
             }
         },

@@ -33,6 +33,8 @@ FLEET_PUBLIC_URL: Final = env.envstr(
     "FLEET_PUBLIC_URL", f"http://{FLEET_BIND}", pattern=r"https?://[^\s/@?#]+"
 )
 FLEET_POLL_SECONDS: Final = env.envint("FLEET_POLL_SECONDS", 60, minimum=5, maximum=3600)
+# How long an unchanged poll is answered from a web process's memory without asking the database.
+FLEET_POLL_CACHE_S: Final = env.envint("FLEET_POLL_CACHE_S", 30, minimum=0, maximum=60)
 FLEET_MIN_CLIENT: Final = env.envstr(
     "FLEET_MIN_CLIENT", "0.1.0", pattern=r"\d{1,6}\.\d{1,6}\.\d{1,6}"
 )
@@ -55,6 +57,11 @@ FLEET_EXPORT_LINK_MINUTES: Final = env.envint(
 # Addresses of reverse proxies in front of us. Only they are believed when they say whom they speak
 # for; without one, X-Forwarded-For is any caller's free invention.
 FLEET_PROXIES: Final = env.envnetworks("FLEET_PROXIES", names=("unix",))
+# Who may read /metrics: whoever has the token, and whoever asks from one of these networks.
+FLEET_METRICS_TOKEN: Final = env.envsecret("FLEET_METRICS_TOKEN")
+FLEET_METRICS_NETWORKS: Final = env.envnetworks("FLEET_METRICS_NETWORKS", "127.0.0.0/8,::1/128")
+# How long a stopping web process still takes new requests while /readyz says no.
+FLEET_DRAIN_S: Final = env.envint("FLEET_DRAIN_S", 0, minimum=0, maximum=300)
 
 _SECRETS: Final = FLEET_HOME / "secrets"
 SECRET_KEY = env.envsecret_made("FLEET_SECRET_KEY", _SECRETS / "secret_key")
@@ -102,6 +109,7 @@ INSTALLED_APPS = [
     "telemetry.apps.TelemetryConfig",
 ]
 MIDDLEWARE = [
+    "fleet.watch.middleware.WatchMiddleware",
     "fleet.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -115,7 +123,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "fleet.watch.requests.RequestLogMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "fleet.urls"
@@ -236,7 +244,6 @@ SESSION_COOKIE_AGE = 12 * 3600
 SECURE_HSTS_SECONDS = 31_536_000 if _IS_TLS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _IS_TLS
 SECURE_SSL_REDIRECT = _IS_TLS
-SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
 # Only a proxy that we know terminates TLS may say so; it must overwrite the header.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if FLEET_PROXIES else None
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -1,21 +1,13 @@
-"""The root URLconf: discovery, the API, liveness, and the console at the root."""
+"""The root URLconf: discovery, the API, and the console at the root."""
 
 from __future__ import annotations
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
 from django.urls import include, path, re_path
 
 from fleet.api.views import DiscoveryView, NotFoundView
 
-
-def healthz(request: HttpRequest) -> HttpResponse:  # noqa: ARG001  # a view's signature
-    """Liveness: this process answers. What is connected is on the health page."""
-    return HttpResponse(b"ok\n", content_type="text/plain", headers={"Cache-Control": "no-store"})
-
-
 urlpatterns = [
-    path("healthz", healthz, name="healthz"),
     path(".well-known/hermes-fleet", DiscoveryView.as_view(), name="fleet-api-discovery"),
     path("api/v1/", include("fleet.api.urls")),
     path("api/v1/", include("telemetry.api.urls")),

@@ -14,18 +14,23 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import IO, Any, Final, Protocol
 
+from gunicorn.util import http_date
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-from agent_client.contract.wire import MAX_BODY_BYTES
+from agent_client.contract.wire import MAX_BODY_BYTES, PATH_POLICY_ASSIGNMENT
 
 READERS: Final = 64
 """Threads that wait for slow clients; each costs a stack and no database connection."""
 IN_MEMORY_BYTES: Final = 1024 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
+
+_BODILY: Final = ("HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT")
+"""A poll with one of these is not one that an agent of ours sends; it goes the full way."""
 
 
 class Readable(Protocol):
@@ -49,6 +54,34 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         self._read_by_s: dict[TConn, float] = {}
         self._workers: ThreadPoolExecutor | None = None
         self._stop_by_s = 0.0
+        self._drained_at_s: float | None = None
+        self._headers_of_304: Callable[[Mapping[str, object]], list[tuple[str, str]] | None]
+
+    def run(self) -> None:
+        """Serve until told to stop; the poll memory lives as long."""
+        from fleet.api.polled import LOOKER, headers_of_304  # Django is set up by now, not before
+
+        self._headers_of_304 = headers_of_304
+        LOOKER.start()
+        try:
+            super().run()
+        finally:
+            LOOKER.stop()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ANN401 -- gunicorn's own
+        """Told to stop: not ready from now on, and after FLEET_DRAIN_S nothing more is accepted.
+
+        Load balancers look every few seconds; until they have seen it, new requests are answered.
+        """
+        from django.conf import settings
+
+        from fleet.watch import ready
+
+        ready.note_stopping()
+        if self._drained_at_s is None and settings.FLEET_DRAIN_S:
+            self._drained_at_s = time.monotonic() + settings.FLEET_DRAIN_S
+        elif self._drained_at_s is None or time.monotonic() >= self._drained_at_s:
+            super().handle_exit(sig, frame)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         """The readers; the threads that gunicorn was told to have do the work."""
@@ -75,7 +108,12 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             self._read_by_s.pop(conn, None)
 
     def handle_request(self, req: Any, conn: TConn) -> Any:  # noqa: ANN401 -- gunicorn's own
-        """Take in the body, then have the request answered by one of the few."""
+        """Take in the body, then have the request answered by one of the few.
+
+        An unchanged poll needs no database, and so none of them.
+        """
+        if req.path == PATH_POLICY_ASSIGNMENT and self._answer_poll(req, conn):
+            return not self._closes(req)
         assert self._workers is not None  # noqa: S101 -- made before the first connection
         self._read_by_s[conn] = time.monotonic() + self.body_s
         _limit_idleness(conn.sock, self.idle_s)
@@ -90,9 +128,32 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             req.body = body  # gunicorn looks at it before it keeps the connection
             _limit_idleness(conn.sock, 0)
 
+    def _closes(self, req: Any) -> bool:  # noqa: ANN401 -- gunicorn's own
+        """Whether gunicorn would end the connection after this request."""
+        is_full = len(self.keepalived_conns) >= self.max_keepalived
+        return bool(not self.alive or not self.cfg.keepalive or is_full or req.should_close())
+
+    def _answer_poll(self, req: Any, conn: TConn) -> bool:  # noqa: ANN401 -- gunicorn's own
+        """Answer an unchanged poll here and now; False: nothing was sent."""
+        if self.cfg.accesslog or self.cfg.max_requests or req.proxy_protocol_info:
+            return False
+        environ = _environ_of(req, conn)
+        if any(name in environ for name in _BODILY):
+            return False
+        headers = self._headers_of_304(environ)
+        if headers is None:
+            return False
+        lines = ["HTTP/1.1 304 Not Modified", "Server: gunicorn", f"Date: {http_date()}"]
+        lines.append(f"Connection: {'close' if self._closes(req) else 'keep-alive'}")
+        lines += [f"{name}: {value}" for name, value in headers]
+        conn.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        return True
+
     def murder_pending(self) -> None:
         """Cut off who sends too slowly; gunicorn comes by once a second."""
         now_s = time.monotonic()
+        if self._drained_at_s is not None and now_s >= self._drained_at_s:
+            self.alive = False
         if not self.alive:  # what says nothing must not hold up the end
             self._stop_by_s = self._stop_by_s or now_s + STOP_KEEPALIVE_LINGER
             for conn in self.pending_conns:
@@ -102,6 +163,22 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             if until_s < now_s:
                 self._read_by_s.pop(conn, None)
                 _end_reading(conn.sock)
+
+
+def _environ_of(req: Any, conn: TConn) -> dict[str, object]:  # noqa: ANN401 -- gunicorn's own
+    """The few variables of WSGI that decide a poll, as gunicorn would name them."""
+    client = conn.client
+    environ: dict[str, object] = {
+        "PATH_INFO": req.path,
+        "REQUEST_METHOD": req.method,
+        "QUERY_STRING": req.query or "",
+        "REMOTE_ADDR": client[0] if isinstance(client, tuple) else "",
+        "wsgi.url_scheme": req.scheme,
+    }
+    for name, value in req.headers:
+        key = f"HTTP_{name.replace('-', '_')}"
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ
 
 
 def _limit_idleness(plain: socket.socket, limit_s: int) -> None:

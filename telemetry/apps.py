@@ -14,8 +14,8 @@ class TelemetryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks, the probes, the console panels, and what follows a fill."""
-        from telemetry import checks, health, operations
+        """Register checks, probes, gauges, operations and panels, and what follows a fill."""
+        from telemetry import checks, health, operations, watch
         from telemetry.insight.boards import keep_boards
         from telemetry.relay.letters import purge_install
         from telemetry.rollup.hooks import register_after_fill
@@ -24,6 +24,7 @@ class TelemetryConfig(AppConfig):
         checks.register_checks()
         health.register_probes()
         operations.register_operations()
+        watch.register_gauges()
         register_after_fill(keep_boards)
         register_erased("dead letters", purge_install)
         autodiscover_modules("pages.panels")

@@ -51,6 +51,9 @@ FLEET_FOR_TELEMETRY = (
     "fleet.console.people",
     "fleet.health",
     "fleet.ops.hooks",
+    # What telemetry counts, and what it knows of its own state, on the console's one metrics page.
+    "fleet.watch.figures",
+    "fleet.watch.gauges",
     # How things look, so that a number looks the same on every page. None decides anything.
     "fleet.admin.base",
     "fleet.console.charts",

@@ -82,12 +82,17 @@ def check_client(request: HttpRequest) -> None:
 
     Errors: ApiProblem client_too_old.
     """
-    match = _CLIENT.match(request.headers.get("User-Agent", ""))
-    if match is None:
-        return
-    oldest = tuple(int(part) for part in settings.FLEET_MIN_CLIENT.split("."))
-    if tuple(int(part) for part in match.groups()) < oldest:
+    if not is_welcome(request.headers.get("User-Agent", "")):
         raise ApiProblem("client_too_old", f"Upgrade it to {settings.FLEET_MIN_CLIENT} or newer.")
+
+
+def is_welcome(user_agent: str) -> bool:
+    """Whether a client is not known to be too old."""
+    match = _CLIENT.match(user_agent)
+    if match is None:
+        return True
+    oldest = tuple(int(part) for part in settings.FLEET_MIN_CLIENT.split("."))
+    return tuple(int(part) for part in match.groups()) >= oldest
 
 
 def _credential_of(token: Token, moment: datetime) -> InstallCredential:

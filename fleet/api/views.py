@@ -44,9 +44,12 @@ from fleet.enroll import (
 )
 from fleet.lib.addresses import client_address
 from fleet.lib.clock import now, now_ns
+from fleet.models import InstallCredential
 from fleet.policy.ack import SequenceFork, record_checkin
+from fleet.policy.polls import MEMORY, proof_of
 from fleet.policy.serve import ETAG_NONE, assignment_for, bundle_for
 from fleet.policy.signing import current_root, fleet_id, seal_bundle
+from fleet.watch.figures import count_poll
 
 ENROLL_POLL_S = 5
 NO_STORE = {"Cache-Control": "no-store"}
@@ -200,11 +203,15 @@ class PolicyAssignmentView(AgentView):
     def get(self, request: Request) -> HttpResponse:
         """Which bundle this install holds; 204 before the first publish, 304 when unchanged."""
         served = assignment_for(install_of(request), moment=now())
+        _remember(request, served.etag if served else ETAG_NONE)
         headers = {"Cache-Control": "private, no-cache"}
         if served is None:
             status = 304 if _is_known(request, ETAG_NONE) else 204
-            return HttpResponse(status=status, headers={**headers, "ETag": f'"{ETAG_NONE}"'})
-        return _envelope(request, served.etag, served.envelope, headers)
+            answer = HttpResponse(status=status, headers={**headers, "ETag": f'"{ETAG_NONE}"'})
+        else:
+            answer = _envelope(request, served.etag, served.envelope, headers)
+        count_poll(status=answer.status_code, is_cached=False)
+        return answer
 
 
 class PolicyBundleView(AgentView):
@@ -263,6 +270,15 @@ class NotFoundView(PublicView):
     def get(self, request: HttpRequest, **kwargs: object) -> HttpResponse:
         """Never reached; it makes the view answer GET."""
         raise ApiProblem("not_found")
+
+
+def _remember(request: Request, etag: str) -> None:
+    """Let the process answer the next poll of this credential by itself, if nothing changes."""
+    credential: object = request.auth
+    if isinstance(credential, InstallCredential):
+        token = request.headers.get("Authorization", "").partition(" ")[2].strip()
+        address = client_address(request._request)  # noqa: SLF001  # DRF offers no other way
+        MEMORY.remember(proof_of(token), credential, etag, address=address)
 
 
 def _is_known(request: Request, etag: str) -> bool:

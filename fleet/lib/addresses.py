@@ -32,6 +32,12 @@ def client_address(request: HttpRequest) -> str:
     return _normal(peer)
 
 
+def is_trusted_peer(request: HttpRequest) -> bool:
+    """Whether the request comes straight from a proxy of ours, so that its word counts."""
+    peer = str(request.META.get("REMOTE_ADDR", ""))
+    return _is_trusted(peer, _networks(tuple(settings.FLEET_PROXIES)))
+
+
 def is_in_network(address: str, cidr: str) -> bool:
     """Whether an address lies in a network; an IPv4 address mapped into IPv6 counts as IPv4.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
@@ -227,8 +227,11 @@ class InstallPolicy(models.Model):
 
     def is_fresh(self, moment: datetime) -> bool:
         """Whether more than a quarter of its life is left."""
-        life = self.expires_at - self.issued_at
-        return self.expires_at - moment > life / 4
+        return self.fresh_for(moment) > timedelta()
+
+    def fresh_for(self, moment: datetime) -> timedelta:
+        """How long until only a quarter of its life is left; negative afterwards."""
+        return self.expires_at - (self.expires_at - self.issued_at) / 4 - moment
 
 
 class InstallBundle(models.Model):

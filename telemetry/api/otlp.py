@@ -28,6 +28,7 @@ from fleet.api.permissions import HasScope
 from fleet.models import Install
 from fleet.policy.effective import mandatory_values
 from telemetry.api import otlp_answers as answers
+from telemetry.api.counting import count_outcome
 from telemetry.api.limits import Meter, check_hold
 from telemetry.api.otlp_answers import MEDIA_JSON, MEDIA_PROTOBUF, Signal
 from telemetry.api.parsers import body_stream
@@ -139,6 +140,7 @@ class TracesView(OtlpView):
         if not meter.take_rows(row_count, wire_bytes=sent.body.wire_bytes) and not is_known(header):
             meter.refuse_rows(row_count)
         outcome = receive_spans(header, sent.body, decoded)
+        count_outcome(outcome, sent.body, plane=PLANE)
         if outcome.is_replay:
             meter.repeated()
         counts = _rejected(outcome.receipt)

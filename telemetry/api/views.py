@@ -19,6 +19,7 @@ from fleet.lib.clock import now
 from fleet.models import Install, PolicyTarget
 from fleet.policy.effective import mandatory_of
 from fleet.policy.serve import ETAG_NONE, served_etag, target_of
+from telemetry.api.counting import count_outcome
 from telemetry.api.limits import Meter, check_hold, rows_in
 from telemetry.api.openapi import PUSH_HEADERS, RECEIPT
 from telemetry.api.parsers import body_stream
@@ -73,6 +74,7 @@ class BatchView(APIView):
                 outcome = receive_batch(header, body)
         except IngestError as error:
             raise ApiProblem(error.code, error.detail, retry_after_s=error.retry_after_s) from None
+        count_outcome(outcome, body, plane=headers.plane)
         if outcome.is_replay:
             meter.repeated()
         return Response(outcome.receipt, headers=meter.headers())

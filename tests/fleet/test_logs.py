@@ -55,3 +55,25 @@ def test_the_level_is_the_roots(level: str) -> None:
     config: Any = logging_config(level)
     assert config["root"]["level"] == level
     assert config["loggers"]["django.db.backends"]["level"] == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("logger", "text"),
+    [
+        ("django.request", "Not Found: /hunter2"),
+        ("django.security.csrf", "Forbidden (Origin checking failed - http://hunter2 is not): /x"),
+        ("django.security.DisallowedHost", "Invalid HTTP_HOST header: 'hunter2'."),
+        ("gunicorn.error", "Invalid request from ip=1.2.3.4: Invalid Method 'hunter2'"),
+        ("gunicorn.error", "Error handling request /x?hunter2"),
+        ("celery.app.trace", "Task a.b[1] raised unexpected: ValueError('hunter2')"),
+        ("celery.worker.consumer", "Received unregistered task.\nThe body was: hunter2"),
+    ],
+)
+def test_what_others_quote_of_a_caller_is_cut(logger: str, text: str) -> None:
+    config: Any = logging_config("INFO")
+    formatter = logging.config.DictConfigurator(config).configure_formatter(
+        config["formatters"]["json"]
+    )
+    line = formatter.format(logging.LogRecord(logger, logging.WARNING, "f.py", 1, text, (), None))
+    assert "hunter2" not in line
+    assert len(json.loads(line)["event"]) > 5
