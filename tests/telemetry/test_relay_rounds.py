@@ -17,7 +17,7 @@ from telemetry.relay import rounds
 from telemetry.relay.feed import feed, newest_entry
 from telemetry.relay.letters import purge_install
 from tests.telemetry import builders as make
-from tests.telemetry.flaky_receiver import FlakyReceiver, Fault, receiver
+from tests.telemetry.flaky_receiver import Fault, FlakyReceiver, receiver
 from tests.telemetry.relay_helpers import (
     balance,
     collector,
