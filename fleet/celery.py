@@ -36,7 +36,6 @@ app.conf.update(
         "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
         "telemetry.streams.tasks.send_one": {"queue": QUEUE_RELAY},
         "telemetry.exports.*": {"queue": QUEUE_EXPORT},
-        "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
     },
     task_ignore_result=True,
     task_acks_late=True,
