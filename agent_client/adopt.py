@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent_client.classify import host_of
 from agent_client.contract.events import fault_of
+from agent_client.contract.otlp_names import host_of
 from agent_client.contract.tables import COUNT_MAX, EVENT_TABLES, RUNS, Column, Table
 from agent_client.guard import note_fault
 from agent_client.hostdb import STATE_DB

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from agent_client.classify import error_class_of, host_of
+from agent_client.classify import error_class_of
 from agent_client.contract.events import ErrorEvent, ModelCallEvent, ToolCallEvent
+from agent_client.contract.otlp_names import host_of
 from agent_client.ids import new_id
 from agent_client.payload import Payload, count_of, id_of, identifier_of, name_of
 from agent_client.prices import PriceTable

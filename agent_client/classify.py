@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import urlsplit
 
 _GATEWAYS: Final = frozenset(
     {
@@ -126,15 +125,3 @@ def approval_of(choice: object) -> str | None:
     if not isinstance(choice, str):
         return None
     return _CHOICES.get(choice, choice if choice in _KNOWN_CHOICES else None)
-
-
-def host_of(base_url: object) -> str | None:
-    """Host and port of an address; user name, path and query may hold credentials and go."""
-    if not isinstance(base_url, str) or not base_url:
-        return None
-    try:
-        parts = urlsplit(base_url if "//" in base_url else "//" + base_url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return None
-    return f"{parts.hostname}{port}" if parts.hostname else None

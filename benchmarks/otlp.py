@@ -29,14 +29,15 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from agent_client.contract.events import Event, ModelCallEvent, RunEvent, ToolCallEvent
+from agent_client.contract.otlp_names import CLIENT, SCOPE
 from agent_client.journal import Journal
 from agent_client.otlp.drain import drain
-from agent_client.otlp.encode import SCOPE, Sender, compressed, encode_spans
+from agent_client.otlp.encode import Sender, compressed, encode_spans
 from agent_client.otlp.facts import look_up
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.resource import resource_of
 from agent_client.otlp.scrub import Scrubber
-from agent_client.otlp.signals import CLIENT, Span
+from agent_client.otlp.signals import Span
 from agent_client.store import Store
 
 ROUNDS = 7

@@ -210,7 +210,7 @@ def console_children() -> list[Child]:
 
 BEAT_OPTIONS: Final = ("--pidfile=", "--schedule")
 WORKER_OPTIONS: Final = (
-    "--queues=fleet,rollup",
+    "--queues=fleet,rollup,export",
     "--concurrency=2",
     "--hostname=fleet@%h",
     # There is one worker: it has nobody to gossip with, and the plain-file broker has no fan-out.

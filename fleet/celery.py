@@ -18,6 +18,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
 QUEUE_DEFAULT: Final = "fleet"
 QUEUE_ROLLUP: Final = "rollup"
 """Its own queue, so that a worker can be kept for it and the console's numbers stay fresh."""
+QUEUE_EXPORT: Final = "export"
+"""Its own queue: an export of an hour must not keep the console's other work waiting."""
 HEARTBEAT_TASK: Final = "fleet.tasks.heartbeat"
 HEARTBEAT_EVERY_S: Final = 15.0
 
@@ -27,7 +29,10 @@ app.conf.update(
     enable_utc=True,
     timezone="UTC",
     task_default_queue=QUEUE_DEFAULT,
-    task_routes={"telemetry.rollup.*": {"queue": QUEUE_ROLLUP}},
+    task_routes={
+        "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
+        "telemetry.exports.*": {"queue": QUEUE_EXPORT},
+    },
     task_ignore_result=True,
     task_acks_late=True,
     worker_prefetch_multiplier=1,
@@ -72,6 +77,16 @@ app.conf.update(
             "schedule": 10.0,
             "options": {"expires": 10},
         },
+        "run-exports": {
+            "task": "telemetry.exports.tasks.run_exports",
+            "schedule": 60.0,
+            "options": {"expires": 60},
+        },
+        "expire-exports": {
+            "task": "telemetry.exports.tasks.expire_exports",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -80,7 +95,9 @@ app.conf.update(
     },
 )
 app.autodiscover_tasks()
-app.autodiscover_tasks(["telemetry.ingest", "telemetry.rollup", "telemetry.store"])
+app.autodiscover_tasks(
+    ["telemetry.exports", "telemetry.ingest", "telemetry.rollup", "telemetry.store"]
+)
 
 
 @setup_logging.connect

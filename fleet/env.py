@@ -86,6 +86,38 @@ def envnetworks(name: str, *, names: tuple[str, ...] = ()) -> list[str]:
     return entries
 
 
+def envfile(name: str) -> str:
+    """The path of a file that can be read; "" when the variable is not set.
+
+    Errors: ImproperlyConfigured when it cannot be read.
+    """
+    path = os.environ.get(name, "").strip()
+    if path:
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{name}: {path}: {error.strerror}") from error
+    return path
+
+
+def envhosts(name: str) -> list[str]:
+    """Comma-separated names of hosts, ``*.suffix``, addresses or networks.
+
+    Errors: ImproperlyConfigured for anything else: a port or a scheme would never match.
+    """
+    entries = envlist(name)
+    for entry in entries:
+        if re.fullmatch(r"(\*\.)?[A-Za-z0-9_][A-Za-z0-9_.-]*", entry) and "/" not in entry:
+            continue
+        try:
+            ipaddress.ip_network(entry.strip("[]"), strict=False)
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{name}: {entry!r} is no name of a host, *.suffix, address or network"
+            ) from error
+    return entries
+
+
 def envsecret(name: str) -> str:
     """A secret from ``NAME`` or from the file that ``NAME_FILE`` names; "" when neither is set.
 

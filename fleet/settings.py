@@ -46,6 +46,12 @@ FLEET_CONTENT_RETENTION_DAYS: Final = env.envint(
     "FLEET_CONTENT_RETENTION_DAYS", 14, minimum=1, maximum=3650
 )
 FLEET_CONTENT_KEEP_PII: Final = env.envbool("FLEET_CONTENT_KEEP_PII", default=False)
+# Where exports may go beside the console's own folder: nowhere, unless it is listed here.
+FLEET_EXPORT_FOLDERS: Final = env.envlist("FLEET_EXPORT_FOLDERS")
+FLEET_S3_HOSTS: Final = env.envlist("FLEET_S3_HOSTS")
+FLEET_EXPORT_LINK_MINUTES: Final = env.envint(
+    "FLEET_EXPORT_LINK_MINUTES", 60, minimum=1, maximum=10_080
+)
 # Addresses of reverse proxies in front of us. Only they are believed when they say whom they speak
 # for; without one, X-Forwarded-For is any caller's free invention.
 FLEET_PROXIES: Final = env.envnetworks("FLEET_PROXIES", names=("unix",))
@@ -165,6 +171,23 @@ else:
             "CONN_HEALTH_CHECKS": True,
         }
     }
+# A replica answers what pages ask of sums and rows; the primary does when it is away.
+_REPLICA: Final = env.envsecret("DATABASE_REPLICA_URL")
+if _REPLICA:
+    _replica = env.envdatabase("DATABASE_REPLICA_URL", "")
+    if _DATABASE.engine != "postgresql" or _replica.engine != "postgresql":
+        raise ImproperlyConfigured("DATABASE_REPLICA_URL: replicas are PostgreSQL's, both sides")
+    DATABASES["replica"] = {
+        **DATABASES["default"],
+        "NAME": _replica.name,
+        "USER": _replica.user,
+        "PASSWORD": _replica.password,
+        "HOST": _replica.host,
+        "PORT": _replica.port,
+        "OPTIONS": {"connect_timeout": "2", **DATABASES["default"]["OPTIONS"], **_replica.options},
+        "TEST": {"MIRROR": "default"},
+    }
+    DATABASE_ROUTERS = ["fleet.lib.replica.ReplicaRouter"]
 
 # -------------------------------------------------------------------------- cache, broker, tasks
 REDIS_URL: Final = env.envsecret("REDIS_URL")
@@ -306,6 +329,14 @@ FLEET_SPOOL_MAX_BYTES: Final = env.envint(
 )
 FLEET_SPOOL_MAX_ROWS: Final = env.envint(
     "FLEET_SPOOL_MAX_ROWS", 5_000_000, minimum=0, maximum=1_000_000_000
+)
+
+# --------------------------------------------------------------------------- what is sent on
+FLEET_OTLP_HOSTS: Final = env.envhosts("FLEET_OTLP_HOSTS")
+FLEET_OTLP_PLAIN_HTTP: Final = env.envbool("FLEET_OTLP_PLAIN_HTTP", default=False)
+FLEET_OTLP_CA_FILE: Final = env.envfile("FLEET_OTLP_CA_FILE")
+FLEET_DEAD_LETTER_MAX_BYTES: Final = env.envint(
+    "FLEET_DEAD_LETTER_MAX_BYTES", 256 * 1024**2, minimum=0, maximum=1024**4
 )
 SPECTACULAR_SETTINGS = {
     "TITLE": "Hermes Fleet API",

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 # Every folder with Python in it; those that are not there are left out.
-CODE = ("agent_client", "benchmarks", "fleet", "telemetry", "tests", "manage.py")
+CODE = ("agent_client", "benchmarks", "docs", "fleet", "telemetry", "tests", "manage.py")
 TEMPLATE_FOLDERS = ("fleet", "telemetry")
 
 # What `manage.py check --deploy` sees: a console as an operator runs it. Nothing is connected to.

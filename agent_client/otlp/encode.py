@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
-from agent_client.otlp.genai import SCHEMA_1_41
-from agent_client.otlp.signals import Attributes, Log, Origin, Series, Span
+from agent_client.contract.otlp_genai import SCHEMA_1_41
+from agent_client.contract.otlp_names import SCOPE, Attributes
+from agent_client.otlp.signals import Log, Origin, Series, Span
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric as MetricMessage
     from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
-SCOPE: Final = "hermes.telemetry"
 GZIP_LEVEL: Final = 1
 """Level 6 is an eighth smaller and takes twice the time."""
 SAMPLED: Final = 0x1

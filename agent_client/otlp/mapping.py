@@ -8,62 +8,42 @@ content, so none can leave. Pure.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from functools import lru_cache
+from math import isfinite
 from typing import Final
-from urllib.parse import urlsplit
 
-from agent_client.classify import host_of
+from agent_client.contract import otlp_genai as genai
+from agent_client.contract import otlp_ids as ids
+from agent_client.contract.otlp_names import (
+    CLIENT,
+    COLUMN_KEYS,
+    EXCEPTION_EVENT,
+    INTERNAL,
+    OTHER_ERROR,
+    RUN_ERRORS,
+    SEVERITY_INFO,
+    SEVERITY_WARN,
+    Attributes,
+    call_error,
+    object_attributes,
+    server_of,
+    time_of,
+    times_of,
+    tool_error,
+)
 from agent_client.contract.tables import (
     ERRORS,
-    EVENT_TABLES,
     MODEL_CALLS,
     RUNS,
     SPANS,
     TOOL_CALLS,
     Table,
 )
-from agent_client.otlp import genai, ids
 from agent_client.otlp.facts import NO_RUN, Facts
-from agent_client.otlp.signals import (
-    CLIENT,
-    INTERNAL,
-    SEVERITY_INFO,
-    SEVERITY_WARN,
-    Attributes,
-    Log,
-    Origin,
-    PointEvent,
-    Span,
-)
-
-RUN_ERRORS: Final = frozenset({"failed", "max_iterations", "timeout"})
-CALL_ERRORS: Final = frozenset({"error", "failed", "timeout"})
-TOOL_ERRORS: Final = {"error": "tool_error", "timeout": "timeout", "blocked": "blocked"}
-DENIALS: Final = frozenset({"denied", "smart_deny"})
-EXCEPTION_EVENT: Final = "gen_ai.client.operation.exception"
-OTHER_ERROR: Final = "_OTHER"
-"""What the conventions call an error of no known class."""
-MAX_SPAN_ATTRIBUTES: Final = 64
+from agent_client.otlp.signals import Log, Origin, PointEvent, Span
 
 Record = Mapping[str, object]
-_PLACE: Final = frozenset(
-    {"span_id", "parent_span_id", "start_ns", "end_ns", "ts_ns", "attrs_json"}
-)
-"""Columns that say where a record stands: OTLP has fields of its own for them."""
-_HERMES: Final = {
-    table.name: tuple(
-        (column.name, f"hermes.{column.name}", column.kind == "flag")
-        for column in table.columns
-        if column.name not in _PLACE
-    )
-    for table in EVENT_TABLES
-}
 _INPUTS: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
-_NS_PER_MS: Final = 1_000_000
-_INT64_MAX: Final = 2**63 - 1
 
 
 class Mapper:
@@ -139,7 +119,7 @@ class Mapper:
         if record["finish_reason"]:
             attributes["gen_ai.response.finish_reasons"] = (str(record["finish_reason"]),)
         ttft_ms = record["ttft_ms"]
-        if isinstance(ttft_ms, (int, float)):
+        if isinstance(ttft_ms, (int, float)) and isfinite(ttft_ms):
             attributes["gen_ai.request.stream"] = True
             attributes["gen_ai.response.time_to_first_chunk"] = ttft_ms / 1000
         if record["input_tokens"] is not None or record["output_tokens"] is not None:
@@ -155,7 +135,7 @@ class Mapper:
             if all(record[name] is None for name in _INPUTS):
                 del attributes["gen_ai.usage.input_tokens"]  # not said is not none
         _put_server(attributes, raw["base_url"], record["base_url"])
-        error = call_error(record)
+        error = call_error(record["status_code"], record["end_reason"])
         if error:
             attributes["error.type"] = error
         name = f"chat {model}" if model else "chat"
@@ -169,7 +149,7 @@ class Mapper:
         attributes["gen_ai.tool.type"] = genai.tool_type(record["backend"], tool)
         attributes["gen_ai.agent.name"] = genai.AGENT_NAME
         _put(attributes, "gen_ai.tool.call.id", record["tool_call_id"])
-        error = tool_error(record)
+        error = tool_error(record["approval"], record["result_class"], record["error_type"])
         if error:
             attributes["error.type"] = error
         name = f"execute_tool {tool}" if tool else "execute_tool"
@@ -177,7 +157,7 @@ class Mapper:
 
     def _span_row(self, raw: Record, record: Record) -> Span:
         attributes = _columns(SPANS, record)
-        attributes |= _object_attributes(record["attrs_json"])
+        attributes |= object_attributes(record["attrs_json"])
         if record["status"] == "error":
             attributes["error.type"] = OTHER_ERROR
         name = _text(record["name"]) or _text(record["kind"]) or "span"
@@ -239,7 +219,7 @@ class Mapper:
         # The conventions' own mark of a record: whoever gets it twice can tell.
         uid = ids.hashed(ids.TRACE_BYTES, table.event, self.install_id, span_id)
         attributes["log.record.uid"] = uid.hex()
-        at_ns, trace = _time(raw["ts_ns"]), self._trace(run_id, record)
+        at_ns, trace = time_of(raw["ts_ns"]), self._trace(run_id, record)
         return Log(self._origin(run_id), trace, inside, name, at_ns, severity, attributes)
 
     def _run_events(self, run_id: str) -> tuple[PointEvent, ...]:
@@ -280,52 +260,14 @@ class Mapper:
         return _text(run.agent_version), _text(run.profile_id)
 
 
-def call_error(record: Record) -> str:
-    """``error.type`` of a model call that failed for good; "" for one that was answered."""
-    status_code, reason = record["status_code"], record["end_reason"]
-    if isinstance(status_code, int) and status_code >= 400:
-        return str(status_code)
-    return str(reason) if reason in CALL_ERRORS else ""
-
-
-def tool_error(record: Record) -> str:
-    """``error.type`` of a tool call; a person's no is an answer, not an error."""
-    if record["approval"] in DENIALS:
-        return ""
-    fault = TOOL_ERRORS.get(_text(record["result_class"]), "")
-    return (_text(record["error_type"]) or fault) if fault else ""
-
-
 def _columns(table: Table, record: Record) -> Attributes:
     """Every recorded column as ``hermes.<column>``."""
     found: Attributes = {"hermes.event": table.event}
-    for name, key, is_flag in _HERMES[table.name]:
+    for name, key, is_flag in COLUMN_KEYS[table.name]:
         value = record[name]
-        if isinstance(value, (str, int, float)):
+        if isinstance(value, (str, int)) or (isinstance(value, float) and isfinite(value)):
             found[key] = bool(value) if is_flag else value
     return found
-
-
-def _object_attributes(text: object) -> Attributes:
-    """The names, counts and flags of ``attrs_json``; anything nested or odd stays behind."""
-    try:
-        value = json.loads(text) if isinstance(text, str) else {}
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(value, dict):
-        return {}
-    return {
-        f"hermes.attrs.{_clean(name)}": _clean(item) if isinstance(item, str) else item
-        for name, item in list(value.items())[:MAX_SPAN_ATTRIBUTES]
-        if isinstance(item, (bool, str))
-        or (isinstance(item, int) and abs(item) <= _INT64_MAX)
-        or (isinstance(item, float) and math.isfinite(item))
-    }
-
-
-def _clean(text: str) -> str:
-    """Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _put(attributes: Attributes, key: str, value: object) -> None:
@@ -337,43 +279,18 @@ def _put_server(attributes: Attributes, base_url: object, redacted: object) -> N
     """Host and port of a model's address; user name, path and query never leave."""
     attributes.pop("hermes.base_url", None)
     if isinstance(base_url, str):
-        place, host, port = _server_of(base_url, _text(redacted))
+        place, host, port = server_of(base_url, _text(redacted))
         if place:
             attributes["hermes.base_url"] = place
             attributes["server.address"] = host
             attributes["server.port"] = port
 
 
-@lru_cache(maxsize=256)
-def _server_of(base_url: str, redacted: str) -> tuple[str, str, int]:
-    """Place, host and port of an address; "" for none.
-
-    Taken from the address as recorded, since what the redactor leaves of one may be none any more;
-    a host that the redactor did not leave is a secret in the wrong place.
-    """
-    place = host_of(base_url)
-    if not place or place not in redacted.lower():
-        return "", "", 0
-    host, colon, port = place.rpartition(":")
-    if colon and port.isdigit():
-        return place, host, int(port)
-    return place, place, 80 if urlsplit(base_url).scheme == "http" else 443
-
-
 def _times(raw: Record, took_ms: object, attributes: Attributes) -> tuple[int, int]:
-    """Start and end; a missing one comes from the duration, and says so. Never ends before."""
-    start_ns, end = _time(raw["start_ns"]), raw["end_ns"]
-    if isinstance(end, int) and start_ns:
-        return start_ns, max(start_ns, end)
-    took_ns = int(took_ms * _NS_PER_MS) if isinstance(took_ms, (int, float)) else 0
-    attributes["hermes.time_source"] = "derived"
-    if isinstance(end, int):
-        return max(0, end - took_ns), end
-    return start_ns, min(start_ns + took_ns, _INT64_MAX)
-
-
-def _time(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value <= _INT64_MAX else 0
+    start_ns, end_ns, is_derived = times_of(raw["start_ns"], raw["end_ns"], took_ms)
+    if is_derived:
+        attributes["hermes.time_source"] = "derived"
+    return start_ns, end_ns
 
 
 def _count(value: object) -> int:

@@ -13,54 +13,20 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from agent_client.contract import otlp_genai as genai
+from agent_client.contract.otlp_metrics import INSTRUMENTS
+from agent_client.contract.otlp_names import Attributes, AttributeValue
 from agent_client.contract.tables import ERRORS, MODEL_CALLS, TOOL_CALLS, Table
-from agent_client.otlp import genai
-from agent_client.otlp.signals import Attributes, AttributeValue, Log, Series, Span
+from agent_client.otlp.signals import Log, Series, Span
 
 MAX_SERIES: Final = 1_000
 """Models and tools have few names; a flood of made-up ones ends in one overflow series each."""
 _OVERFLOW: Final[Attributes] = {"otel.metric.overflow": True}
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
-    """Unit and, for a histogram, its explicit bounds."""
-
-    unit: str
-    bounds: tuple[float, ...] = ()
-    is_whole: bool = False
-
-
-_TOKENS: Final = Instrument("{token}", genai.TOKEN_BOUNDS)
-_TOKEN_COUNT: Final = Instrument("{token}", is_whole=True)
-_SECONDS: Final = Instrument("s", genai.DURATION_BOUNDS)
-_RUN_SECONDS: Final = Instrument("s", genai.RUN_BOUNDS)
 _NEXT_USAGE: Final = "gen_ai.client.inference.usage."
-INSTRUMENTS: Final[Mapping[str, Instrument]] = {
-    "gen_ai.client.token.usage": _TOKENS,
-    "gen_ai.client.operation.duration": _SECONDS,
-    "gen_ai.client.operation.time_to_first_chunk": _SECONDS,
-    "gen_ai.client.inference.duration": _SECONDS,
-    "gen_ai.client.inference.time_to_first_chunk": _SECONDS,
-    "gen_ai.client.inference.operation.input_tokens": _TOKENS,
-    "gen_ai.client.inference.operation.output_tokens": _TOKENS,
-    f"{_NEXT_USAGE}input_tokens": _TOKEN_COUNT,
-    f"{_NEXT_USAGE}output_tokens": _TOKEN_COUNT,
-    f"{_NEXT_USAGE}cache_read.input_tokens": _TOKEN_COUNT,
-    f"{_NEXT_USAGE}cache_write.input_tokens": _TOKEN_COUNT,
-    f"{_NEXT_USAGE}reasoning.output_tokens": _TOKEN_COUNT,
-    "gen_ai.execute_tool.duration": _SECONDS,
-    "gen_ai.invoke_agent.duration": _RUN_SECONDS,
-    "hermes.tool.duration": _SECONDS,
-    "hermes.run.duration": _RUN_SECONDS,
-    "hermes.run.count": Instrument("{run}", is_whole=True),
-    "hermes.cost.usd": Instrument("USD"),
-    "hermes.error.count": Instrument("{error}", is_whole=True),
-    "hermes.events.dropped": Instrument("{event}", is_whole=True),
-}
 _CALL_ATTRIBUTES: Final = (
     "gen_ai.operation.name",
     "gen_ai.provider.name",

@@ -6,9 +6,9 @@ import platform
 import socket
 
 from agent_client import __version__
+from agent_client.contract.otlp_genai import AGENT_NAME
+from agent_client.contract.otlp_names import Attributes
 from agent_client.contract.redact_pseudonym import pseudonym
-from agent_client.otlp.genai import AGENT_NAME
-from agent_client.otlp.signals import Attributes
 
 _ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-AttributeValue = str | bool | int | float | tuple[str, ...]
-Attributes = dict[str, AttributeValue]
+from agent_client.contract.otlp_names import Attributes
+
 Origin = tuple[str, str]
 """The agent version and profile that a record comes from; each pair is a resource of its own."""
-
-INTERNAL = 1
-CLIENT = 3
-SEVERITY_INFO = 9
-SEVERITY_WARN = 13
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from typing import Final
 from urllib.parse import SplitResult
 
 from agent_client.config import ClientConfig
+from agent_client.contract.otlp_genai import PROFILES
 from agent_client.contract.redact import redact_text
 from agent_client.http import AddressError, parse_console_url, printable
-from agent_client.otlp.genai import PROFILES
 from agent_client.policy.posture import resolve
 
 INSECURE_VARIABLE: Final = "HERMES_TELEMETRY_INSECURE_HTTP"

@@ -9,6 +9,7 @@ from django.contrib import messages
 from django.contrib.admin import ActionLocation
 from django.contrib.admin import ModelAdmin as DjangoAdmin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models.options import Options
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -47,7 +48,30 @@ class ConsoleAdmin(ThemedAdmin):
         return DjangoAdmin.get_action_choices(self, request, first, action_location)
 
 
-class FactAdmin(ConsoleAdmin):
+class PageAdmin(ConsoleAdmin):
+    """Each row has a page of ours instead of a form: ``show`` draws it for whoever may see it."""
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, object] | None = None,
+    ) -> HttpResponse:
+        """A row's page; back to the list with a word when the row is gone."""
+        row = self.get_object(request, object_id)
+        if row is None:
+            return gone(request, self.opts)
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        return self.show(request, row)
+
+    def show(self, request: HttpRequest, row: Any) -> HttpResponse:  # noqa: ANN401  # the subclass says its model
+        """The page of one row. A subclass without one keeps the theme's read-only form."""
+        return super().change_view(request, str(row.pk))
+
+
+class FactAdmin(PageAdmin):
     """Records of fact: they can be looked at, and nothing else."""
 
     actions: Sequence[str] | None = None

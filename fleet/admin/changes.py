@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from fleet.admin.base import FactAdmin, gone
+from fleet.admin.base import FactAdmin
 from fleet.console.diff import changed_leaves
 from fleet.console.labels import plain_label
 from fleet.console.rendering import page
@@ -53,19 +52,8 @@ class ChangeRecordAdmin(FactAdmin):
         """The stated reason, cut by the style sheet."""
         return format_html('<span class="hf-name" title="{0}">{0}</span>', record.reason or "–")
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, record: ChangeRecord) -> HttpResponse:
         """One change with its values before and after, leaf by leaf."""
-        record = self.get_object(request, object_id)
-        if record is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, record):
-            raise PermissionDenied
         context = {
             "record": record,
             "opts": self.opts,

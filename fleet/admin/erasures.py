@@ -73,19 +73,8 @@ class ErasureAdmin(FactAdmin):
         url = reverse("admin:fleet_erasure_report", args=(item.pk,))
         return format_html('<a class="hf-link" href="{}">{}</a>', url, _("Download"))
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, erasure: Erasure) -> HttpResponse:
         """What went, table by table."""
-        erasure = self.get_object(request, object_id)
-        if erasure is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, erasure):
-            raise PermissionDenied
         before, after = erasure.counts_before or {}, erasure.counts_after or {}
         rows = [
             (table, count, after.get(table)) for table, count in sorted(before.items()) if count

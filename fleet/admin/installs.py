@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
@@ -14,7 +13,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from fleet.admin.base import ConsoleAdmin, confirm_page, gone, reason_of
+from fleet.admin.base import PageAdmin, confirm_page, reason_of
 from fleet.admin.install_page import install_page
 from fleet.console.attention import SILENT_AFTER
 from fleet.console.labels import state_label
@@ -68,7 +67,7 @@ class InstallChangeList(ThemedChangeList):
 
 
 @admin.register(Install)
-class InstallAdmin(ConsoleAdmin):
+class InstallAdmin(PageAdmin):
     """Every agent environment that enrolled."""
 
     list_display = (
@@ -268,18 +267,7 @@ class InstallAdmin(ConsoleAdmin):
             queryset=queryset,
         )
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, install: Install) -> HttpResponse:
         """The install page; nothing on it is a form field."""
-        install = self.get_object(request, object_id)
-        if install is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, install):
-            raise PermissionDenied
         may_change = self.has_change_permission(request)
         return install_page(request, install, self.opts, may_change=may_change)

@@ -169,19 +169,8 @@ class PolicyRevisionAdmin(FactAdmin):
         """How many different audiences it has: everyone else and each group with pins."""
         return int(getattr(revision, "targets_number", 0))
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, revision: PolicyRevision) -> HttpResponse:
         """The revision: what it changed, for whom, its pins, and the way back to it."""
-        revision = self.get_object(request, object_id)
-        if revision is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, revision):
-            raise PermissionDenied
         latest = latest_revision()
         base = PolicyRevision.objects.filter(version=revision.base_version).first()
         context: dict[str, object] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -15,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agent_client.contract.aggregate import Heartbeat
-from fleet.admin.base import FactAdmin, gone
+from fleet.admin.base import FactAdmin
 from fleet.console.labels import label, plain_label
 from fleet.console.rendering import page
 from fleet.models import Install
@@ -109,19 +108,8 @@ class IngestBatchAdmin(FactAdmin):
             byte_size(item.wire_bytes),
         )
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, batch: IngestBatch) -> HttpResponse:
         """The batch: its account, its receipt, its quarantined lines."""
-        batch = self.get_object(request, object_id)
-        if batch is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, batch):
-            raise PermissionDenied
         lines = QuarantinedLine.objects.filter(
             install_id=batch.install_id, batch_id=batch.batch_id
         ).order_by("line")

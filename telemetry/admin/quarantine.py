@@ -7,7 +7,6 @@ from typing import Final
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -16,7 +15,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from fleet.admin.base import FactAdmin, confirm_page, gone, reason_of
+from fleet.admin.base import FactAdmin, confirm_page, reason_of
 from fleet.console.labels import label, plain_label
 from fleet.console.people import person_of
 from fleet.console.rendering import page
@@ -278,19 +277,8 @@ class QuarantinedLineAdmin(FactAdmin):
             queryset=choice.lines(),
         )
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, line: QuarantinedLine) -> HttpResponse:
         """One line: why in plain words, what to do, its text."""
-        line = self.get_object(request, object_id)
-        if line is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, line):
-            raise PermissionDenied
         batch = IngestBatch.objects.of_install(line.install_id).filter(batch_id=line.batch_id)
         context: dict[str, object] = {
             "line": line,
@@ -381,19 +369,8 @@ class QuarantineJobAdmin(FactAdmin):
         """What became of the lines."""
         return ", ".join(f"{exact(number)} {text}" for text, number in results_of(job) if number)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, job: QuarantineJob) -> HttpResponse:
         """One order: its progress, who gave it and why."""
-        job = self.get_object(request, object_id)
-        if job is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, job):
-            raise PermissionDenied
         done = sum(number for _text, number in results_of(job))
         context: dict[str, object] = {
             "job": job,

@@ -133,6 +133,8 @@ def _store(claimed: SpooledBatch) -> int | None:
             return None
         batch = IngestBatch.objects.get(install_id=claimed.install_id, batch_id=claimed.batch_id)
         store_spooled(batch, payload, stamp, hours)
+        # Its rows are there from now on: the feed numbers it (again).
+        IngestBatch.objects.filter(pk=batch.pk).update(is_fed=False)
         SpooledBatch.objects.filter(pk=claimed.pk).delete()
     return batch.received_count - batch.rejected_count
 

@@ -161,7 +161,8 @@ def _store_once(judged: _Judged, ensure: Ensure) -> Outcome:
         stamp = Stamp(header.install_id, header.batch_id, judged.received_at, header.group_id)
         loaded = _load(judged.scrubbed, stamp)
         batch = _ledger_row(judged, loaded)
-        touched = hours | loaded.hours if has_news(loaded.counts) else ()
+        touched = hours | loaded.hours if has_news(loaded.counts) else set()
+        _note_hours(batch, touched)
         keep_beside(
             batch,
             judged.quarantined,
@@ -218,13 +219,14 @@ def store_spooled(batch: IngestBatch, payload: Payload, stamp: Stamp, hours: set
     batch.duplicate_count = counts.duplicate
     batch.expired_count, batch.spooled_count = batch.spooled_count - stored, 0
     batch.drained_at = stamp.received_at
+    touched = hours | loaded.hours if has_news(counts) else set()
+    _note_hours(batch, touched)
     batch.save(
         update_fields=[
             *("inserted_count", "merged_count", "duplicate_count"),
-            *("expired_count", "spooled_count", "drained_at"),
+            *("expired_count", "spooled_count", "drained_at", "first_hour", "last_hour"),
         ]
     )
-    touched = hours | loaded.hours if has_news(counts) else ()
     keep_beside(batch, payload.quarantined, stamp, touched)
 
 
@@ -246,6 +248,10 @@ def prepare_hours(
     }
     ensure(lacking)
     return set().union(*found.values())
+
+
+def _note_hours(batch: IngestBatch, hours: set[datetime]) -> None:
+    batch.first_hour, batch.last_hour = min(hours, default=None), max(hours, default=None)
 
 
 def has_news(counts: CopyCounts) -> bool:

@@ -79,7 +79,7 @@ def scrub_rows(
         is_changed = False
         for at, column in enumerate(BY_NAME[name].columns if columns else ()):
             if column.max_chars:
-                change = _changes_of(columns[at], is_id=column.kind == "id")
+                change = changes_of(columns[at], is_id=column.kind == "id")
                 if change:
                     hit_count += len(change)
                     is_changed = True
@@ -91,8 +91,8 @@ def scrub_rows(
     return Scrubbed(scrubbed, hit_count, traces=told, columns=by_column)
 
 
-def _changes_of(values: Values, *, is_id: bool) -> dict[str, str]:
-    """What the distinct texts of a column become; only those that change."""
+def changes_of(values: Values, *, is_id: bool) -> dict[str, str]:
+    """What the distinct texts of a column become; only those that change. Fails closed."""
     if is_id and _are_hex_ids(values):
         return {}
     return _changes(set(values), is_id=is_id)

@@ -25,6 +25,8 @@ class IngestBatch(models.Model):
     repeat of the same batch id gets again. ``content_sha256`` is taken over the decoded bytes, so
     the same content compressed anew is the same batch. No foreign key to the install: telemetry
     can move to a store of its own.
+    ``first_hour`` and ``last_hour``: the hours its stored rows begin in, so that whoever wants them
+    opens only those days; None of a batch without news, and of an earlier release.
     ``is_fed``: its rows are in the feed (FeedEntry) that relays follow; false again when it leaves
     the spool.
     Units: ``clock_skew_ms`` is the agent's clock minus ours when it sent the batch (its Date
@@ -68,6 +70,8 @@ class IngestBatch(models.Model):
     clock_skew_ms = models.BigIntegerField(null=True)
     received_at = models.DateTimeField(db_index=True)
     drained_at = models.DateTimeField(null=True)
+    first_hour = models.DateTimeField(null=True)
+    last_hour = models.DateTimeField(null=True)
     is_fed = models.BooleanField(default=False, db_default=False)
 
     objects = IngestBatchQuerySet.as_manager()

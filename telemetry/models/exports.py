@@ -64,11 +64,13 @@ class ExportOrder(models.Model):
 
     Shape: ``datasets`` names of ``telemetry.exports.datasets``; ``chosen`` a filter as
     ``telemetry.exports.choice`` reads it (groups, installs, models, tools, results). No
-    destination: the console keeps the result and hands it out.
+    destination: the console keeps the result and hands it out. ``is_gzipped`` text is packed with
+    gzip; Parquet packs itself.
     """
 
     datasets = models.JSONField(_("what"), default=list)
     fmt = models.CharField(_("format"), max_length=8, choices=ExportFormat.choices)
+    is_gzipped = models.BooleanField(_("compressed"), default=False, db_default=False)
     chosen = models.JSONField(_("filter"), default=dict)
     destination = models.ForeignKey(
         ExportDestination, verbose_name=_("to"), null=True, blank=True, on_delete=models.PROTECT

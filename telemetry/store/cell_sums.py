@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import DateTimeField, IntegerField, Model, UUIDField
 
+from fleet.lib.replica import from_replica, reading_alias
 from telemetry.models import ALL_GROUPS, HistogramCell, Unit
 
 PART: Final = "part"
@@ -61,22 +63,29 @@ def reading() -> Iterator[None]:
     """Reads that see one state of the cells, each in one process of the database.
 
     PostgreSQL would start workers for a sum of a few thousand cells: 10 ms to save 2. And numbers
-    of one page that were read before and after a fill would contradict each other. Inside another
+    of one page that were read before and after a fill would contradict each other. A replica is
+    asked where there is one. Inside another
     transaction it is that one's state that is seen. May be nested.
     """
     if _is_reading.get():
         yield
         return
-    is_outermost = not connection.in_atomic_block
     token = _is_reading.set(True)
     try:
-        with transaction.atomic(savepoint=False):
-            if connection.vendor == "postgresql":
-                with connection.cursor() as cursor:
-                    cursor.execute((_ONE_STATE if is_outermost else "") + _ONE_PROCESS)
-            yield
+        with from_replica() as alias:
+            is_outermost = not connections[alias].in_atomic_block
+            with transaction.atomic(using=alias, savepoint=False):
+                if connections[alias].vendor == "postgresql":
+                    with connections[alias].cursor() as cursor:
+                        cursor.execute((_ONE_STATE if is_outermost else "") + _ONE_PROCESS)
+                yield
     finally:
         _is_reading.reset(token)
+
+
+def _connection() -> BaseDatabaseWrapper:
+    """The database that this question is asked of."""
+    return connections[reading_alias()]
 
 
 _ONE_STATE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; "
@@ -115,7 +124,7 @@ def histogram_texts(
         return []
     wanted = Cells(cells.slices, cells.group_id, {**cells.among, "kind": [kind.value]})
     query, values = _union(HistogramCell, wanted, (SIGN, "name", "detail", "counts"), ())
-    with reading(), connection.cursor() as cursor:
+    with reading(), _connection().cursor() as cursor:
         cursor.execute(query, values)
         return list(cursor.fetchall())
 
@@ -123,12 +132,12 @@ def histogram_texts(
 def _rows(
     model: type[Model], cells: Cells, keys: Sequence[str], sums: Sequence[str]
 ) -> list[tuple[Any, ...]]:  # Any: whatever the driver makes of a column
-    quote = connection.ops.quote_name
+    quote = _connection().ops.quote_name
     inner, values = _union(model, cells, [name for name in keys if name != PART], sums)
     picked = [quote(_column(model, name)) for name in keys]
     summed = [f"SUM({quote(_column(model, name))})" for name in sums]
     grouped = f" GROUP BY {', '.join(picked)}" if picked else ""
-    with reading(), connection.cursor() as cursor:
+    with reading(), _connection().cursor() as cursor:
         cursor.execute(
             f"SELECT {', '.join(picked + summed)} FROM ({inner}) c{grouped}",  # noqa: S608 -- names of our own models
             values,
@@ -140,7 +149,7 @@ def _union(
     model: type[Model], cells: Cells, columns: Sequence[str], sums: Sequence[str]
 ) -> tuple[str, list[Any]]:
     """The cells of every slice, PART first; the statement and its values."""
-    quote = connection.ops.quote_name
+    quote = _connection().ops.quote_name
     table = quote(model._meta.db_table)
     conditions, chosen = _conditions(model, cells)
     parts, values = [], list[Any]()
@@ -157,13 +166,13 @@ def _union(
             f"SELECT {piece.part:d} AS {PART}{listed} FROM {table} "  # noqa: S608 -- as above
             f"WHERE {quote('unit')} = %s AND {quote('at')} >= %s AND {quote('at')} < %s{conditions}"
         )
-        bounds = map(connection.ops.adapt_datetimefield_value, (piece.start, piece.end))
+        bounds = map(_connection().ops.adapt_datetimefield_value, (piece.start, piece.end))
         values += [piece.unit.value, *bounds, *chosen]
     return " UNION ALL ".join(parts), values
 
 
 def _conditions(model: type[Model], cells: Cells) -> tuple[str, list[Any]]:
-    quote = connection.ops.quote_name
+    quote = _connection().ops.quote_name
     text, values = "", list[Any]()
     if cells.group_id is not None:
         text, values = f" AND {quote('group_id')} = %s", [cells.group_id]
@@ -171,7 +180,7 @@ def _conditions(model: type[Model], cells: Cells) -> tuple[str, list[Any]]:
         spec = model._meta.get_field(name)
         marks = ", ".join(["%s"] * len(allowed)) or "NULL"
         text += f" AND {quote(_column(model, name))} IN ({marks})"
-        values += [spec.get_db_prep_value(value, connection) for value in allowed]  # type: ignore[union-attr]  # no relation in a cell
+        values += [spec.get_db_prep_value(value, _connection()) for value in allowed]  # type: ignore[union-attr]  # no relation in a cell
     return text, values
 
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from agent_client.contract import otlp_ids as ids
 from agent_client.contract.events import Event
-from agent_client.otlp import ids
 from agent_client.otlp.encode import Sender
 from agent_client.otlp.facts import look_up
 from agent_client.otlp.mapping import Mapper

@@ -118,23 +118,6 @@ def test_a_choice_is_an_approval(choice: object, approval: str | None) -> None:
     assert classify.approval_of(choice) == approval
 
 
-@pytest.mark.parametrize(
-    ("base_url", "host"),
-    [
-        ("https://user:secret@llm.example:8443/v1?key=1", "llm.example:8443"),
-        ("http://127.0.0.1:9/v1", "127.0.0.1:9"),
-        ("llm.example/v1", "llm.example"),
-        ("https://[::1/", None),
-        ("https://x:99999/", None),
-        ("/path", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_of_an_address_only_the_host_is_kept(base_url: object, host: str | None) -> None:
-    assert classify.host_of(base_url) == host
-
-
 @given(anything, anything, anything)
 def test_no_word_of_the_host_gives_a_class_the_contract_does_not_know(
     one: object, two: object, three: object

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from agent_client.contract import otlp_genai as genai
+from agent_client.contract import otlp_ids as ids
 from agent_client.contract.events import Event
-from agent_client.otlp import genai, ids
-from agent_client.otlp.signals import CLIENT, INTERNAL, SEVERITY_INFO, SEVERITY_WARN, Log, Span
+from agent_client.contract.otlp_names import CLIENT, INTERNAL, SEVERITY_INFO, SEVERITY_WARN
+from agent_client.otlp.signals import Log, Span
 from tests.agent_client.builders import (
     SECOND_NS,
     START_NS,
@@ -70,7 +72,7 @@ def test_an_id_of_zeros_would_be_none_at_all(monkeypatch: pytest.MonkeyPatch) ->
         def digest(self) -> bytes:
             return bytes(32)
 
-    monkeypatch.setattr("agent_client.otlp.ids.hashlib.sha256", lambda _data: Zeros())
+    monkeypatch.setattr("agent_client.contract.otlp_ids.hashlib.sha256", lambda _data: Zeros())
     assert ids.hashed(8, "x") == bytes(7) + b"\x01"
 
 

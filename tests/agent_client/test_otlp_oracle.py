@@ -28,14 +28,15 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from agent_client.contract.otlp_genai import PROFILES, SCHEMA_1_41
+from agent_client.contract.otlp_names import CLIENT, SCOPE
 from agent_client.contract.redact import redact_record
 from agent_client.contract.tables import BY_EVENT, RUNS, Table
-from agent_client.otlp.encode import SCOPE, Sender, encode_logs, encode_metrics, encode_spans
+from agent_client.otlp.encode import Sender, encode_logs, encode_metrics, encode_spans
 from agent_client.otlp.facts import Facts, RunFacts
-from agent_client.otlp.genai import PROFILES, SCHEMA_1_41
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.metrics import Meter
-from agent_client.otlp.signals import CLIENT, Log, PointEvent, Span
+from agent_client.otlp.signals import Log, PointEvent, Span
 from tests.agent_client.builders import START_NS
 from tests.agent_client.otlp_homes import INSTALL, TRACE, sender
 from tests.agent_client.otlp_rows import ROWS, TEXT

@@ -58,7 +58,7 @@ class Front:
         """Status, headers (names in small letters) and body of one request over TLS."""
         context = ssl.create_default_context(cafile=str(self.certificate))
         connection = http.client.HTTPSConnection(
-            NAME, self.port, timeout=30, context=context, source_address=(source, 0)
+            NAME, self.port, timeout=100, context=context, source_address=(source, 0)
         )
         try:
             connection.request(method, path, body, headers or {})

@@ -114,6 +114,13 @@ def test_nothing_of_compose_is_open_to_the_world_but_the_proxy() -> None:
     assert services()["postgres"]["networks"] == services()["valkey"]["networks"] == ["inside"]
 
 
+def test_every_worker_serves_every_queue() -> None:
+    from fleet.bringup import WORKER_OPTIONS
+
+    for path in (COMPOSE, BASE / "worker.yaml", DEPLOY / "systemd/fleet-worker.service"):
+        assert WORKER_OPTIONS[0] in path.read_text()
+
+
 def test_every_file_that_compose_mounts_is_there() -> None:
     made_by_the_operator = {"./tls"}
     for service in services().values():

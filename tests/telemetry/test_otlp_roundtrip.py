@@ -10,11 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from agent_client.contract import otlp_ids as ids
+from agent_client.contract.otlp_genai import PROFILES
 from agent_client.contract.tables import ERRORS, MODEL_CALLS, RUNS, SPANS, TOOL_CALLS, Table
-from agent_client.otlp import ids
 from agent_client.otlp.encode import Sender, encode_spans
 from agent_client.otlp.facts import Facts
-from agent_client.otlp.genai import PROFILES
 from agent_client.otlp.mapping import Mapper
 from agent_client.otlp.scrub import NEVER_LEAVE
 from agent_client.otlp.signals import Span

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from agent_client.otlp.signals import Attributes
+from agent_client.contract.otlp_names import INT64_MAX, Attributes
 
 PROFILES: Final = ("1.41", "next", "both")
 SCHEMA_1_41: Final = "https://opentelemetry.io/schemas/1.41.0"
@@ -83,7 +83,8 @@ def usage_attributes(
 
     Sent raw, the uncached count alone makes receivers compute a negative cost.
     """
-    found: Attributes = {"gen_ai.usage.input_tokens": uncached + cache_read + cache_write}
+    whole = min(uncached + cache_read + cache_write, INT64_MAX)
+    found: Attributes = {"gen_ai.usage.input_tokens": whole}
     if output is not None:
         found["gen_ai.usage.output_tokens"] = output
     if cache_read:

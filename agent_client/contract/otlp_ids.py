@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -45,6 +46,18 @@ def is_trace_id(recorded: object) -> bool:
 def run_span_id(install_id: str, run_id: str) -> bytes:
     """The span id of a run; each of its children asks for it."""
     return span_id("run", install_id, run_id)
+
+
+def span_id_maker(kind: str, install_id: str) -> Callable[[str], bytes]:
+    """``span_id`` of one kind and install for many recorded ids: what they share is joined once."""
+    head = PREFIX + b"\0" + "\0".join((kind, install_id, "")).encode("utf-8", "surrogatepass")
+    sha256 = hashlib.sha256
+
+    def make(recorded: str) -> bytes:
+        found = sha256(head + recorded.encode("utf-8", "surrogatepass")).digest()[:SPAN_BYTES]
+        return found if any(found) else found[:-1] + b"\x01"
+
+    return make
 
 
 def span_id(kind: str, install_id: str, recorded: str) -> bytes:

@@ -1,0 +1,1 @@
+"""Exports: the operator's data, written to files by jobs that survive what happens to them."""
