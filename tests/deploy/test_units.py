@@ -140,7 +140,8 @@ def test_the_worker_serves_every_queue() -> None:
     from fleet import celery
 
     unit = (FOLDER / "fleet-worker.service").read_text()
-    assert f"--queues={celery.QUEUE_DEFAULT},{celery.QUEUE_ROLLUP}" in unit
+    queues = (celery.QUEUE_DEFAULT, celery.QUEUE_ROLLUP, celery.QUEUE_EXPORT)
+    assert f"--queues={','.join(queues)}" in unit
 
 
 def verbs_of(path: Path) -> list[list[str]]:
