@@ -11,7 +11,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,8 @@ from django.db import DatabaseError, connections
 from fleet.supervise import Child, Supervisor
 
 ADMIN: Final = "admin"
+SCRIPT: Final = "hermes-fleet"
+"""What an installed console is called by; see fleet.cli."""
 ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
 """Nothing that is misread from a screen; 20 of them are 99 bits."""
 SLOW_START_S: Final = 60.0
@@ -200,7 +202,7 @@ def console_children() -> list[Child]:
         "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
     }
     return [
-        Child("web", (python, "-m", "gunicorn", *web_options(os.environ)), env),
+        Child("web", (python, "-m", "gunicorn", *web_options()), env),
         Child("worker", (*celery, "worker", *WORKER_OPTIONS), env | quiet),
         Child("beat", (*celery, "beat", *BEAT_OPTIONS, str(home / "beat-schedule")), env | quiet),
     ]
@@ -218,36 +220,17 @@ WORKER_OPTIONS: Final = (
 )
 
 
-def web_options(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The command line of gunicorn; WEB_CONCURRENCY, if set, decides the workers (it reads it)."""
-    workers = min(max(os.cpu_count() or 1, 2), 4)
-    scratch = ("--worker-tmp-dir", "/dev/shm") if Path("/dev/shm").is_dir() else ()  # noqa: S108  # gunicorn's heartbeat file, made privately
+def web_options() -> tuple[str, ...]:
+    """The command line of gunicorn: fleet.web_conf decides, but for what a terminal wants."""
     return (
         "fleet.wsgi:application",
+        "--config",
+        "python:fleet.web_conf",
         "--bind",
         settings.FLEET_BIND,
-        *(() if environ.get("WEB_CONCURRENCY") else ("--workers", str(workers))),
-        "--worker-class",
-        "fleet.web_worker.PatientWorker",
-        "--logger-class",
-        "fleet.web_log.JsonLogger",
-        "--threads",
-        "4",
-        "--timeout",
-        "60",
+        # Whoever presses Ctrl-C waits; STOP_DEADLINE_S is for all children together.
         "--graceful-timeout",
         "8",
-        "--keep-alive",
-        "15",
-        # Whom we believe about the caller's scheme is decided by FLEET_PROXIES alone.
-        "--forwarded-allow-ips",
-        "",
-        "--umask",
-        str(PRIVATE_UMASK),
-        "--no-control-socket",
-        "--log-level",
-        "warning",
-        *scratch,
     )
 
 
@@ -336,7 +319,10 @@ def account_lines(account: Account, note: str = "shown only now") -> list[str]:
 def manage_command(words: str) -> str:
     """A management command as it is typed from here, on this console's data."""
     home, python = Path(settings.FLEET_HOME), Path(sys.executable)
+    is_default = home == Path.cwd() / ".fleet"
+    place = "" if is_default else f"FLEET_HOME={home} "
+    if Path(sys.argv[0]).name == SCRIPT:
+        return f"{place}{SCRIPT} {words}"
     with contextlib.suppress(ValueError):
         python = python.relative_to(Path.cwd())
-    is_default = home == Path.cwd() / ".fleet"
-    return f"{'' if is_default else f'FLEET_HOME={home} '}{python} manage.py {words}"
+    return f"{place}{python} manage.py {words}"

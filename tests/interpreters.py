@@ -15,9 +15,13 @@ def find_python(version: str) -> str:
 
     Each candidate is run, not only found: a pyenv shim stands on the PATH and fails when inactive.
     """
-    return next(
-        (path for path in _candidates(version) if _is_usable(path, version)), sys.executable
-    )
+    return find_exact_python(version) or sys.executable
+
+
+def find_exact_python(version: str) -> str | None:
+    """An interpreter of ``version`` and no other; uv is asked to fetch one before None is said."""
+    found = next((path for path in _candidates(version) if _is_usable(path, version)), None)
+    return found or _fetched(version)
 
 
 def _candidates(version: str) -> Iterator[str]:
@@ -38,3 +42,27 @@ def _is_usable(path: str, version: str) -> bool:
     except OSError:
         return False
     return done.returncode == 0 and done.stdout.strip() == version
+
+
+def find_uv() -> str | None:
+    """The uv of the suite's environment, else the system's."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else shutil.which("uv")
+
+
+def _fetched(version: str) -> str | None:
+    """What uv has fetched or can fetch; it needs a network that reaches where Pythons are kept."""
+    uv = find_uv()
+    if uv is None:
+        return None
+    for command in (["install", "--quiet", version], ["find", "--managed-python", version]):
+        try:
+            done = subprocess.run(
+                [uv, "python", *command], capture_output=True, text=True, check=False, timeout=120
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        path = done.stdout.strip()
+    return path if _is_usable(path, version) else None

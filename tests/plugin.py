@@ -19,13 +19,24 @@ import pytest
 
 from tests import claims, services, suite
 
-REQUIRED_IN_CI = ("postgres", "redis", "browser", "real_agent", "real_receiver", "shells")
+REQUIRED_IN_CI = (
+    "postgres",
+    "redis",
+    "browser",
+    "real_agent",
+    "real_receiver",
+    "shells",
+    "packages",
+    "checker",
+)
 """Markers of tests that show nothing when skipped; a skip there must not look like success."""
 LABELS = {
     "browser": "browser",
     "real_agent": "real agent",
     "real_receiver": "real receiver",
     "shells": "shells",
+    "packages": "packages",
+    "checker": "deployment checkers",
 }
 RAN_ON = "ran_on"
 """Name of the user property by which a test says what it ran on: see the fixture of this name."""

@@ -20,7 +20,7 @@ from django.conf import settings
 from agent_client.contract import dsse
 from agent_client.contract.canonical import sha256_hex
 from agent_client.contract.policy_doc import TYPE_ASSIGNMENT, TYPE_BUNDLE, TYPE_ROOT, Root
-from fleet.env import made_once
+from fleet.env import made_once, make_private_dir
 from fleet.lib.clock import datetime_to_ns, now_ns
 from fleet.models import Fleet
 
@@ -154,6 +154,7 @@ def _signed(envelope: bytes, document: Root) -> SignedRoot:
 
 def _write_root(envelope: bytes) -> None:
     path = _root_path()
+    make_private_dir(path.parent)  # with both keys from the environment nothing has made it yet
     part = path.with_name(f".root.{os.getpid()}.{secrets.token_hex(4)}")
     part.write_bytes(envelope)
     part.replace(path)

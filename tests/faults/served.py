@@ -87,11 +87,11 @@ def serve(
     bind = f"127.0.0.1:{free_port()}"
     arm, log = folder / "arm", folder / "console.log"
     own = {"FAULTS_ARM": str(arm), "FLEET_BIND": bind, "WEB_CONCURRENCY": str(worker_count)}
-    options = list(web_options(own))
+    options = list(web_options())
     options[0] = app
     options[options.index("--bind") + 1] = bind
     if worker_class:
-        options[options.index("--worker-class") + 1] = worker_class
+        options += ["--worker-class", worker_class]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", *options],

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import stat
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from gunicorn.config import Config
 from pytest_django import Settings
 
 from fleet import bringup, demo
@@ -28,6 +30,7 @@ from fleet.models import EnrollmentToken, Install, InstallGroup, Pin, PolicyRevi
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 100.0
+WEB_CONF = str(ROOT / "fleet/web_conf.py")
 
 
 @pytest.fixture
@@ -153,9 +156,29 @@ def test_the_children_are_web_worker_and_beat(home: Path) -> None:
     assert {child.env["FLEET_HOME"] for child in children} == {str(home)}
 
 
-def test_an_operators_number_of_web_workers_is_kept() -> None:
-    assert "--workers" in bringup.web_options({})
-    assert "--workers" not in bringup.web_options({"WEB_CONCURRENCY": "7"})
+@pytest.mark.parametrize(("said", "workers"), [("7", 7), ("", min(max(os.cpu_count() or 1, 2), 4))])
+def test_an_operators_number_of_web_workers_is_kept(
+    monkeypatch: pytest.MonkeyPatch, said: str, workers: int
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", said)
+    assert runpy.run_path(WEB_CONF)["workers"] == workers
+
+
+def test_gunicorn_takes_every_line_of_its_settings() -> None:
+    """A misspelled name would be ignored in silence."""
+    known = Config().settings
+    ours = {name for name in runpy.run_path(WEB_CONF) if re.match("[a-z]", name)}
+    assert ours - set(known) - {"annotations", "os"} == set()
+    assert {"bind", "worker_class", "threads", "forwarded_allow_ips"} <= ours
+
+
+def test_an_installed_console_prints_its_own_name(
+    home: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/srv/venv/bin/hermes-fleet", "up"])
+    monkeypatch.chdir(home)
+    settings.FLEET_HOME = home / ".fleet"
+    assert bringup.manage_command("check") == "hermes-fleet check"
 
 
 def test_the_address_of_this_machine_is_loopback(settings: Settings) -> None:

@@ -61,6 +61,14 @@ def test_two_hosts_with_the_same_keys_make_the_same_root(keys: Path, tmp_path: P
             assert signing.current_root().envelope == first
 
 
+def test_keys_from_the_environment_need_no_folder_beforehand(tmp_path: Path) -> None:
+    with override_settings(
+        FLEET_KEYS_DIR=tmp_path / "keys", FLEET_ROOT_KEY=SEED, FLEET_POLICY_KEY=OTHER
+    ):
+        assert signing.root_fingerprint() == signing.root_fingerprint()
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+
+
 def test_a_host_without_the_root_key_serves_the_root_signed_elsewhere(keys: Path) -> None:
     made = signing.current_root()
     (keys / "root.key").unlink()
