@@ -18,7 +18,7 @@ _django = get_wsgi_application()
 
 from fleet.api.polled import PollsFirst  # noqa: E402 -- it needs the settings to be set up
 
-application = PollsFirst(_django)
+application = PollsFirst(_django)  # type: ignore[arg-type]  # the stubs name their own protocol
 
 # A batch of telemetry makes thousands of tuples, and none of them is part of a cycle. At Python's
 # default (700 objects) the collector looked through them several times a batch, which was 3 % of

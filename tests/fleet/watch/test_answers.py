@@ -12,6 +12,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from fleet.watch import ready
+from fleet.watch.kept import Kept
 
 NOBODYS_HOST = "10.1.2.3:8000"
 
@@ -78,10 +79,13 @@ def test_a_process_that_stops_is_not_ready_but_lives(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_hundred_probes_look_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
-    monkeypatch.setattr(
-        "fleet.watch.ready._kept", ready.Kept(lambda: looks.append(1) or "", keep_s=60, wait_s=5)
-    )
+    looks: list[int] = []
+
+    def look() -> str:
+        looks.append(1)
+        return ""
+
+    monkeypatch.setattr("fleet.watch.ready._kept", Kept(look, keep_s=60, wait_s=5))
     assert {client.get("/readyz").status_code for _index in range(100)} == {200}
     assert len(looks) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -10,8 +11,8 @@ from fleet.watch.kept import Kept
 
 
 def test_a_value_is_read_once_while_it_is_fresh() -> None:
-    reads: list[int] = []
-    kept = Kept(lambda: reads.append(1) or len(reads), keep_s=60, wait_s=10)
+    numbers = itertools.count(1)
+    kept = Kept(lambda: next(numbers), keep_s=60, wait_s=10)
     assert [kept().value for _index in range(5)] == [1] * 5
     kept.forget()
     assert kept().value == 2

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from django.db import DatabaseError
 from django.test import Client
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
@@ -193,7 +194,7 @@ def test_hostile_names_of_destinations_stay_one_line() -> None:
     from prometheus_client.registry import Collector
 
     class One(Collector):
-        def collect(self) -> Iterator[object]:
+        def collect(self) -> Iterator[Metric]:
             yield metric
 
     registry = CollectorRegistry()
@@ -257,11 +258,6 @@ def test_a_former_web_servers_folder_is_cleared_at_the_next_start(
 # ------------------------------------------------------------------------- the documents
 
 
-def documented() -> dict[str, str]:
-    rows = re.findall(r"^\| `(fleet_\w+)` \| (.*) \|$", table_in_docs(), re.MULTILINE)
-    return dict(rows)
-
-
 def table_in_docs() -> str:
     text = (ROOT / "docs/metrics.md").read_text()
     return text.partition("<!-- metrics:begin -->")[2].partition("<!-- metrics:end -->")[0]
@@ -277,10 +273,10 @@ def table() -> str:
             f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
         )
     families = [*gauges.OWN_FAMILIES, *(one for source in sources() for one in source.families)]
-    for family in families:
-        labels = ", ".join(f"`{name}`" for name in family.labels) or "–"
-        suffix = "_total" if family.kind == "counter" else ""
-        rows.append(f"| `{family.name}{suffix}` | {family.kind} | {labels} | {family.text} |")
+    for one in families:
+        labels = ", ".join(f"`{name}`" for name in one.labels) or "–"
+        suffix = "_total" if one.kind == "counter" else ""
+        rows.append(f"| `{one.name}{suffix}` | {one.kind} | {labels} | {one.text} |")
     return "\n".join(["| metric | kind | labels | what it says |", "|---|---|---|---|", *rows])
 
 
