@@ -6,7 +6,6 @@ bytes of the same pages: a part that is written again after a death has the same
 
 from __future__ import annotations
 
-import csv
 import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,11 @@ GZIP_LEVEL: Final = 5
 """Level 6 is half slower for one part in a hundred."""
 FORMULA_STARTS: Final = (*"=+-@\t\r\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a spreadsheet compute a cell, the full-width forms included (OWASP, CSV injection)."""
+CSV_END: Final = "\r\n"
+_CSV_MARKS: Final = ('"', ",", "\r", "\n", "\x00")
+_BLANKS: Final = " \u00a0\ufeff\x00"
+"""What a spreadsheet leaves out before it looks at a cell."""
+_SUSPECT: Final = frozenset({*FORMULA_STARTS, *_BLANKS})
 SCHEMA_KEY: Final = b"hermes_fleet"
 
 
@@ -109,49 +113,57 @@ class JsonWriter:
 
 
 class CsvWriter:
-    """RFC 4180 in UTF-8 with a header; nothing in a cell is "not known", texts are made inert."""
+    """RFC 4180 in UTF-8 with a header; nothing in a cell is "not known", texts are made inert.
+
+    Column by column, not by the standard library's writer: whether a cell needs quotes is asked of
+    a column's text as a whole, which takes a tenth of the time.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self._columns = dataset.columns
-        self._out = io.StringIO(newline="")
-        self._writer = csv.writer(self._out)
 
     def start(self) -> bytes:
         """The header."""
-        self._writer.writerow([column.name for column in self._columns])
-        return self._taken()
+        return (",".join(column.name for column in self._columns) + CSV_END).encode()
 
     def rows(self, page: Page) -> bytes:
         """A record a row."""
         cells = map(_cells, self._columns, page.columns)
-        self._writer.writerows(zip(*cells, strict=True))
-        return self._taken()
+        lines = map(",".join, zip(*cells, strict=True))
+        return "".join(f"{line}{CSV_END}" for line in lines).encode("utf-8", "replace")
 
     def finish(self) -> bytes:
         """Nothing."""
         return b""
 
-    def _taken(self) -> bytes:
-        text = self._out.getvalue()
-        self._out.seek(0)
-        self._out.truncate()
-        return text.encode("utf-8", "replace")
 
-
-def _cells(column: Column, values: Values) -> Values:
+def _cells(column: Column, values: Values) -> Sequence[str]:
+    """A column's cells as they are written."""
     if column.kind == "time":
-        return [value and iso(value) for value in values]
+        return [iso(value) if value else "" for value in values]
     if column.kind == "flag":
-        return [None if value is None else "true" if value else "false" for value in values]
-    if column.kind in {"int", "float", "uuid", "digest"}:
-        return values
-    change = {text: safe for text in set(values) if text and (safe := inert(text)) != text}
-    return [change.get(value, value) for value in values] if change else values
+        return ["" if value is None else "true" if value else "false" for value in values]
+    if column.kind in {"int", "float"}:
+        has_gap = None in values
+        return ["" if v is None else str(v) for v in values] if has_gap else list(map(str, values))
+    texts = [value or "" for value in values] if None in values else values
+    whole = "".join(texts)
+    is_plain = not any(mark in whole for mark in _CSV_MARKS)
+    if is_plain and _SUSPECT.isdisjoint({text[:1] for text in texts}):
+        return texts
+    made = {text: _quoted(inert(text)) for text in set(texts)}
+    return [made[text] for text in texts]
+
+
+def _quoted(text: str) -> str:
+    if any(mark in text for mark in _CSV_MARKS):
+        return '"' + text.replace('"', '""') + '"'
+    return text
 
 
 def inert(text: str) -> str:
     """A text that no spreadsheet computes and no reader stumbles over: a quote in front, no NUL."""
-    if text.lstrip(" \u00a0\ufeff\x00").startswith(FORMULA_STARTS):
+    if text.lstrip(_BLANKS).startswith(FORMULA_STARTS):
         text = f"'{text}"
     return text.replace("\x00", "\\x00")
 

@@ -98,6 +98,20 @@ def _load(file: str, install_id: str, batch_bytes: str) -> None:
     call_command("telemetry_load", file, install=UUID(install_id), stdout=sys.stderr)
 
 
+def _export(pk: str, part_rows: str, page_rows: str) -> None:
+    """Work on an export, in small parts of small pages, until it is over or waits for its time."""
+    from dataclasses import replace
+
+    from telemetry.exports import choice, parts
+    from telemetry.exports.run import run_job
+
+    parts.PART_ROWS = int(part_rows)  # type: ignore[misc]  # few rows, many parts
+    choice.DATASETS = {  # type: ignore[misc]  # the same
+        name: replace(one, page_rows=int(page_rows)) for name, one in choice.DATASETS.items()
+    }
+    run_job(int(pk), budget_s=60)
+
+
 def _credentials(file: str, count: str) -> None:
     """Write the credentials of so many new installs, a line each."""
     from tests.faults import raw
@@ -123,6 +137,7 @@ def _stream_beside(pk: str) -> None:
 
 RUNS: dict[str, Callable[..., None]] = {
     "credentials": _credentials,
+    "export": _export,
     "fill": _fill,
     "load": _load,
     "maintain": _maintain,
