@@ -31,6 +31,8 @@ app.conf.update(
     task_default_queue=QUEUE_DEFAULT,
     task_routes={
         "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
+        # Quick, and not to wait behind an export.
+        "telemetry.exports.tasks_schedule.*": {"queue": QUEUE_DEFAULT},
         "telemetry.exports.*": {"queue": QUEUE_EXPORT},
     },
     task_ignore_result=True,
@@ -87,6 +89,11 @@ app.conf.update(
             "schedule": 3600.0,
             "options": {"expires": 3600},
         },
+        "order-scheduled-exports": {
+            "task": "telemetry.exports.tasks_schedule.order_scheduled",
+            "schedule": 30.0,
+            "options": {"expires": 30},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -98,6 +105,7 @@ app.autodiscover_tasks()
 app.autodiscover_tasks(
     ["telemetry.exports", "telemetry.ingest", "telemetry.rollup", "telemetry.store"]
 )
+app.autodiscover_tasks(["telemetry.exports"], related_name="tasks_schedule")
 
 
 @setup_logging.connect

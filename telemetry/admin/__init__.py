@@ -1,7 +1,14 @@
-"""The telemetry app's model admins: batches, the spool, quarantined lines, summaries."""
+"""The telemetry app's model admins: batches, the spool, quarantined lines, summaries, exports."""
 
 from __future__ import annotations
 
-from telemetry.admin import batches, quarantine, spool
+from telemetry.admin import (
+    batches,
+    exports,
+    exports_places,
+    exports_schedules,
+    quarantine,
+    spool,
+)
 
-__all__ = ["batches", "quarantine", "spool"]
+__all__ = ["batches", "exports", "exports_places", "exports_schedules", "quarantine", "spool"]
