@@ -35,6 +35,8 @@ app.conf.update(
         "telemetry.rollup.*": {"queue": QUEUE_ROLLUP},
         "telemetry.relay.tasks.relay": {"queue": QUEUE_RELAY},
         "telemetry.streams.tasks.send_one": {"queue": QUEUE_RELAY},
+        # Quick, and not to wait behind an export.
+        "telemetry.exports.tasks_schedule.*": {"queue": QUEUE_DEFAULT},
         "telemetry.exports.*": {"queue": QUEUE_EXPORT},
     },
     task_ignore_result=True,
@@ -116,6 +118,11 @@ app.conf.update(
             "schedule": 3600.0,
             "options": {"expires": 3600},
         },
+        "order-scheduled-exports": {
+            "task": "telemetry.exports.tasks_schedule.order_scheduled",
+            "schedule": 30.0,
+            "options": {"expires": 30},
+        },
         "maintain-partitions": {
             "task": "telemetry.store.tasks.maintain_partitions",
             "schedule": 3600.0,
@@ -127,6 +134,7 @@ app.autodiscover_tasks()
 app.autodiscover_tasks(
     [f"telemetry.{name}" for name in ("exports", "ingest", "relay", "rollup", "store", "streams")]
 )
+app.autodiscover_tasks(["telemetry.exports"], related_name="tasks_schedule")
 
 
 @setup_logging.connect

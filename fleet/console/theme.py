@@ -167,6 +167,24 @@ UNFOLD: Final[dict[str, object]] = {
                 "separator": True,
                 "items": [
                     _item(
+                        _("Exports"),
+                        "file_export",
+                        _lists("telemetry_exportjob"),
+                        "telemetry.view_exportjob",
+                    ),
+                    _item(
+                        _("Schedules"),
+                        "event_repeat",
+                        _lists("telemetry_exportschedule"),
+                        "telemetry.view_exportschedule",
+                    ),
+                    _item(
+                        _("Destinations"),
+                        "drive_folder_upload",
+                        _lists("telemetry_exportdestination"),
+                        "telemetry.view_exportdestination",
+                    ),
+                    _item(
                         _("Collectors"),
                         "cell_tower",
                         _lists("telemetry_relaydestination"),

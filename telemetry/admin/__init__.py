@@ -1,9 +1,12 @@
-"""The telemetry app's model admins: batches, the spool, quarantined lines, what is sent on."""
+"""The telemetry app's model admins: batches, spool, quarantine, exports, what is sent on."""
 
 from __future__ import annotations
 
 from telemetry.admin import (
     batches,
+    exports,
+    exports_places,
+    exports_schedules,
     quarantine,
     relay_alerts,
     relay_collectors,
@@ -14,6 +17,9 @@ from telemetry.admin import (
 
 __all__ = [
     "batches",
+    "exports",
+    "exports_places",
+    "exports_schedules",
     "quarantine",
     "relay_alerts",
     "relay_collectors",

@@ -85,9 +85,10 @@ class ExportOrder(models.Model):
 class ExportSchedule(ExportOrder):
     """An order that is given again and again, at a time of day where its people live.
 
-    Shape: each time stands for one slot; ``window`` is how much time before the slot's end a job
-    covers. ``next_at`` is the next slot in UTC. ``catch_up``: what becomes of slots that passed
-    while nothing ran.
+    Shape: each time stands for one slot; a job covers the time from the slot before to its own.
+    ``next_at`` is the next slot in UTC. ``catch_up``: what becomes of slots that passed
+    while nothing ran. A job is ordered ``settle_minutes`` after its slot: what arrives later is in
+    no other window. ``left_out_count`` are slots without a job so far, ``left_out_at`` the last.
     """
 
     class Every(models.TextChoices):
@@ -115,11 +116,14 @@ class ExportSchedule(ExportOrder):
     catch_up = models.CharField(
         _("catch up"), max_length=8, choices=CatchUp.choices, default=CatchUp.ALL
     )
+    settle_minutes = models.PositiveSmallIntegerField(_("wait for late rows, minutes"), default=15)
     is_enabled = models.BooleanField(_("enabled"), default=True)
     owner = models.CharField(max_length=200, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     next_at = models.DateTimeField(null=True, editable=False, db_index=True)
     last_error = models.CharField(max_length=300, blank=True, default="", editable=False)
+    left_out_count = models.PositiveIntegerField(default=0, editable=False)
+    left_out_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         db_table = "export_schedule"

@@ -89,6 +89,16 @@ def estimate(pages: Pages) -> int:
         return int(cursor.fetchone()[0])
 
 
+def count_up_to(pages: Pages, most: int) -> int:
+    """How many rows there are, counted by looking, and no further than ``most``."""
+    where, values = _where(pages)
+    inner = f"FROM {_quoted(pages.table)} WHERE {' AND '.join(where)} LIMIT %s"
+    with connection.cursor() as cursor:
+        query = f"SELECT count(*) FROM (SELECT 1 {inner}) AS found"  # noqa: S608 -- quoted names
+        cursor.execute(query, [*values, most])
+        return int(cursor.fetchone()[0])
+
+
 def _where(pages: Pages) -> tuple[list[str], list[object]]:
     where, values = ["TRUE"], list[object]()
     if pages.time and pages.start is not None and pages.end is not None:
