@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from uuid import UUID, uuid4
 
 import pytest
@@ -294,3 +296,14 @@ def test_final_errors_are_events_of_the_run_where_that_is_asked_for() -> None:
     (event,) = told.events  # the other was retried
     assert (event.name, event.time_unix_nano) == ("gen_ai.client.operation.exception", AT + 1)
     assert len(relay.logs_of(earlier)) == 2
+
+
+def test_queries_do_not_grow_with_the_entries(
+    django_assert_max_num_queries: Callable[[int], AbstractContextManager[object]],
+) -> None:
+    entries = [fed(*whole_run(run_id=f"run-{n}"), install_id=UUID(int=n)) for n in range(1, 6)]
+    with django_assert_max_num_queries(5):
+        found = relay.trace_rows(*entries)
+    with django_assert_max_num_queries(9):
+        made = list(encode_traces(found, Target(errors_as_span_events=True)))
+    assert sum(body.record_count for body in made) == 20
