@@ -9,7 +9,7 @@ the same records under the same ids.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class Window:
     after: Place | None = None
     upto: Place | None = None
     oldest_ns: int = 0
-    max_records: int = MAX_RECORDS
+    max_records: int = field(default_factory=lambda: MAX_RECORDS)
     first: int = 0
     since: str = ""
     jump: tuple[int, int] | None = None
