@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("telemetry", "0013_gzipped_exports"),
+        ("telemetry", "0014_schedule_settle"),
     ]
 
     operations = [

@@ -9,7 +9,7 @@ the same records under the same ids.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class Window:
     after: Place | None = None
     upto: Place | None = None
     oldest_ns: int = 0
-    max_records: int = MAX_RECORDS
+    max_records: int = field(default_factory=lambda: MAX_RECORDS)
     first: int = 0
     since: str = ""
     jump: tuple[int, int] | None = None
@@ -195,7 +195,7 @@ class Books:
             "last_ok_at": now(),
         }
         if outcome.text:
-            values |= _error(outcome.text)
+            values |= error_values(outcome.text)
         self._write_window(replace(self.window, after=upto, upto=None), **values)
         self.failure_count = 0
 
@@ -221,7 +221,7 @@ class Books:
                 dead_count=F("dead_count") + count,
                 failure_count=pause.failure_count,
                 open_until=pause.open_until,
-                **_error(outcome.text),
+                **error_values(outcome.text),
             )
         self.failure_count = pause.failure_count
 
@@ -240,7 +240,7 @@ class Books:
             failure_count=pause.failure_count,
             open_until=pause.open_until,
             retry_count=F("retry_count") + 1,
-            **_error(outcome.text),
+            **error_values(outcome.text),
         )
         self.failure_count = pause.failure_count
 
@@ -251,7 +251,7 @@ class Books:
             not_offered_at=now(),
             failure_count=0,
             open_until=None,
-            **_error(outcome.text),
+            **error_values(outcome.text),
         )
 
     def note_lag(self) -> None:
@@ -291,5 +291,6 @@ def _sum_of(entries: QuerySet[FeedEntry]) -> Waiting:
     return Waiting(count, oldest_at)
 
 
-def _error(text: str) -> dict[str, Any]:
+def error_values(text: str) -> dict[str, Any]:  # Any: fields
+    """What to write for an operator to read."""
     return {"last_error": text[:MAX_ERROR_CHARS], "last_error_at": now()}

@@ -20,6 +20,7 @@ from telemetry.delivery.http import TOTAL_S
 from telemetry.models import DeadLetter, RelayCursor, Signal
 from telemetry.relay.cursor import make_cursors
 from telemetry.relay.feed import newest_entry
+from telemetry.relay.metric_rounds import is_metrics_due
 from telemetry.relay.rounds import BUDGET_S, Round, run_quietly, wants
 
 MAX_THREADS: Final = 16
@@ -51,9 +52,8 @@ def due_cursors(moment: datetime) -> list[int]:
 
 def is_due(cursor: RelayCursor, *, newest: int, moment: datetime) -> bool:
     """Whether a cursor has something to send, or to catch up since a person said so."""
-    del moment
     if cursor.signal == Signal.METRICS:
-        return False
+        return is_metrics_due(cursor, moment)
     since = cursor.destination.since_at.isoformat()
     return cursor.position < newest or cursor.sending.get("since") != since
 

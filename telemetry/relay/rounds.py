@@ -26,6 +26,7 @@ from telemetry.models import FeedEntry, IngestBatch, RelayCursor, RelayDestinati
 from telemetry.relay.cursor import LEASE_S, SIGNALS, Books, LeaseLost
 from telemetry.relay.encode import Body, Target, choose, encode_logs, encode_traces
 from telemetry.relay.letters import erased_among
+from telemetry.relay.metric_rounds import send_metrics
 from telemetry.relay.replay import send_letters
 from telemetry.relay.send import Outcome, send_body
 from telemetry.store.relay_rows import (
@@ -98,6 +99,10 @@ def _relay(books: Books, ends_at_s: float, limits: Limits) -> Round:
         books.pause(Outcome("stop", str(error)))
         return Round()
     with Sender(endpoint, values, limits=limits) as sender:
+        if books.cursor.signal == Signal.METRICS:
+            refused_at = books.cursor.not_offered_at
+            is_refused = refused_at is not None and now() < refused_at + ASK_AGAIN
+            return Round(send_metrics(books, sender, is_refused=is_refused), is_idle=True)
         if not send_letters(books, sender, ends_at_s):
             return Round()
         return _Relay(books, sender, ends_at_s).run()

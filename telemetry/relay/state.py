@@ -153,7 +153,7 @@ def _word(
     if cursor.failure_count:
         breaker = state_of(cursor.failure_count, cursor.open_until, moment)
         return "retrying" if breaker == "closed" else "failing"
-    if cursor.pk is None:
+    if not cursor.pk:
         return "new"
     if left_count:
         return "catching_up"

@@ -135,6 +135,33 @@ def _stream_beside(pk: str) -> None:
     send_stream(int(pk))
 
 
+def _relay(max_records: str) -> None:
+    """Number the feed and run every cursor's round, here and not in threads."""
+    from telemetry.models import RelayCursor
+    from telemetry.relay import cursor
+    from telemetry.relay.feed import feed
+    from telemetry.relay.rounds import run_cursor
+
+    cursor.MAX_RECORDS = int(max_records)  # type: ignore[misc]  # few rows, many bodies
+    feed()
+    for pk in RelayCursor.objects.values_list("pk", flat=True):
+        run_cursor(pk)
+
+
+def _relay_fill(url: str, count: str) -> None:
+    from tests.telemetry.relay_helpers import collector, fill
+
+    collector(url)
+    fill(int(count))
+
+
+def _relay_expire() -> None:
+    """The leases of the dead run out, and pauses are over."""
+    from telemetry.models import RelayCursor
+
+    RelayCursor.objects.update(lease_until=None, open_until=None)
+
+
 RUNS: dict[str, Callable[..., None]] = {
     "credentials": _credentials,
     "export": _export,
@@ -144,6 +171,9 @@ RUNS: dict[str, Callable[..., None]] = {
     "migrate": _migrate,
     "stream": _stream,
     "stream_beside": _stream_beside,
+    "relay": _relay,
+    "relay_expire": _relay_expire,
+    "relay_fill": _relay_fill,
 }
 
 

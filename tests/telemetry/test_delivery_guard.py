@@ -15,6 +15,7 @@ from telemetry.delivery.guard import (
     Endpoint,
     EndpointRefused,
     EndpointUnknown,
+    Resolve,
     addresses_of,
     check_endpoint,
 )
@@ -62,7 +63,7 @@ INSIDE = (
 OUTSIDE = (PUBLIC_V4, "2606:2800:21f:cb07::1", f"::ffff:{PUBLIC_V4}", "64:ff9b::5db8:d70e")
 
 
-def answering(*addresses: str):  # noqa: ANN201 -- a resolver
+def answering(*addresses: str) -> Resolve:
     def resolve(host: str, port: int) -> Sequence[str]:
         return addresses
 
@@ -165,7 +166,7 @@ def test_plain_http_needs_its_setting(settings: Any) -> None:  # noqa: ANN401 --
 def test_a_list_of_names_lets_only_these_pass(settings: Any) -> None:  # noqa: ANN401 -- pytest-django's
     settings.FLEET_OTLP_HOSTS = ["otel.example.com", "*.trusted.example"]
     assert check_endpoint("https://OTEL.example.com.").host == "otel.example.com"
-    assert check_endpoint("https://a.b.trusted.example")
+    assert check_endpoint("https://a.b.trusted.example").port == 443
     for host in ("example.com", "xotel.example.com", "trusted.example", "xtrusted.example"):
         with pytest.raises(EndpointRefused, match="not on the list"):
             check_endpoint(f"https://{host}")
@@ -188,7 +189,7 @@ def test_a_listed_network_lets_its_addresses_pass(settings: Any) -> None:  # noq
     settings.FLEET_OTLP_HOSTS = ["127.0.0.0/8", "fd00::/8", "169.254.0.0/16"]
     assert addresses_of(name("anything.example"), resolve=answering("127.0.0.1"))
     assert check_endpoint("https://127.0.0.1:4318").port == 4318
-    assert check_endpoint("https://[::ffff:127.0.0.1]:4318")
+    assert check_endpoint("https://[::ffff:127.0.0.1]:4318").port == 4318
     with pytest.raises(EndpointRefused, match="not on the list"):
         addresses_of(name("anything.example"), resolve=answering(PUBLIC_V4))
     for metadata in ("169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"):

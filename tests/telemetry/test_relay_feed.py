@@ -98,7 +98,8 @@ def test_a_batch_that_is_being_stored_is_left_for_later_and_waited_for_by_nobody
 def test_many_who_number_at_once_number_each_batch_once() -> None:
     for seq in range(1, 31):
         push(seq)
-    barrier, counts = threading.Barrier(6), []
+    counts: list[int] = []
+    barrier = threading.Barrier(6)
 
     def number() -> None:
         barrier.wait(10)

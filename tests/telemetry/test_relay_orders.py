@@ -256,7 +256,7 @@ def test_the_state_says_how_much_of_a_back_fill_is_left(receiver: FlakyReceiver)
     feed()
     stamp = now() - timedelta(days=2)
     for model in (FeedEntry, IngestBatch, ModelCall):
-        model.objects.update(received_at=stamp)  # type: ignore[attr-defined]  # each has a manager
+        model.objects.update(received_at=stamp)
     destination = collector(receiver.url, since_at=now() - timedelta(days=1))
     fill(2, start=3)
     go_until_idle(destination)
