@@ -9,7 +9,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,15 +17,15 @@ from django.db import connection
 from django.test import override_settings
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service
 
-from fleet.audit import record_change
 from fleet.lib.clock import now
-from fleet.models import ChangeRecord, InstallGroup
-from telemetry.models import AlertEvent, DeadLetter, Stream
+from fleet.models import ChangeRecord
+from telemetry.models import DeadLetter, Stream
 from telemetry.streams import send
 from telemetry.streams.records import MAX_JSON_CHARS
 from telemetry.streams.send import due_streams, send_stream, try_stream
 from tests.telemetry import receivers
 from tests.telemetry.receivers import Http, Post, Say
+from tests.telemetry.stream_rows import again, alert, change, stream_to
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -45,31 +44,6 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def http() -> Iterator[Http]:
     with receivers.http() as made:
         yield made
-
-
-def stream_to(endpoint: str, kind: str = "webhook", **values: object) -> Stream:
-    held = {"secret_env": "FLEET_HOOK_SIEM"} if kind == "webhook" else {}
-    fields: dict[str, Any] = {"name": "SIEM", "kind": kind, "endpoint": endpoint, **held}
-    return Stream.objects.create(**fields | values)
-
-
-def change(number: int = 1, **values: object) -> ChangeRecord:
-    group, _made = InstallGroup.objects.get_or_create(name="Group")
-    held: dict[str, Any] = {"actor": "ann", "action": "rename", "pre": {"n": 0}, "reason": "why"}
-    return record_change(target=group, **held | {"post": {"n": number}} | values)
-
-
-def alert(**values: object) -> AlertEvent:
-    held: dict[str, Any] = {"key": "disk", "state": "raised", "severity": "bad"}
-    held["text"] = "The disk is full"
-    return AlertEvent.objects.create(**held | {"at": now(), "count": 1} | values)
-
-
-def again(stream: Stream) -> Stream:
-    """As if the pause were over."""
-    Stream.objects.filter(pk=stream.pk).update(open_until=None)
-    stream.refresh_from_db()
-    return stream
 
 
 def bodies(http: Http) -> list[dict[str, Any]]:
@@ -433,89 +407,6 @@ def test_a_wrong_login_or_path_sets_nothing_aside_and_is_said(
     http.answer = lambda _post: Say()
     send_stream(again(stream).pk)
     assert send_stream(again(stream).pk).sent + again(stream).sent_count >= 3
-
-
-# -------------------------------------------------------------------------------------- syslog
-
-
-def test_syslog_is_strictly_rfc_5424_with_hostile_names() -> None:
-    hostile = 'a"b\\c]d\r\n<0>1 forged \x1b[31m\u202e é'
-    row = change(actor=hostile, reason=hostile)
-    alert(text="The disk is full")
-    with receivers.syslog() as server:
-        assert send_stream(stream_to(f"tcp://127.0.0.1:{server.port}", "syslog").pk).sent == 2
-    first, second = server.messages
-    assert (first.facility, first.severity, first.msgid) == (14, 3, "alerts")
-    assert (second.facility, second.severity, second.app) == (13, 5, "hermes-fleet")
-    assert second.params["actor"] == 'a"b\\c]d  <0>1 forged  [31m  é'
-    assert second.params["number"] == str(row.pk)
-    assert second.params["after"] == '{"n":1}'
-    assert second.text.startswith('a"b')
-
-
-def test_a_syslog_server_that_dies_gets_all_again_under_the_same_ids() -> None:
-    for number in range(5):
-        change(number)
-    with receivers.syslog() as server:
-        server.dies_after = 3
-        stream = stream_to(f"tcp://127.0.0.1:{server.port}", "syslog")
-        assert "cut" in send_stream(stream.pk).error
-        while Stream.objects.filter(audit_position=0).exists():
-            send_stream(again(stream).pk)
-        send_stream(again(stream).pk)
-    numbers = [int(each.params["n"]) if "n" in each.params else 0 for each in server.messages]
-    uids = [each.params["id"] for each in server.messages]
-    assert len(numbers) == 8
-    assert len(set(uids)) == 5
-    assert list(dict.fromkeys(uids)) == sorted(set(uids), key=lambda uid: int(uid.split("-")[1]))
-
-
-def test_a_server_that_never_closes_did_not_take_the_records() -> None:
-    from telemetry.delivery.http import Limits
-    from telemetry.streams.open import open_channel
-    from telemetry.streams.syslog import SyslogChannel
-
-    change()
-    with receivers.syslog() as server:
-        server.stays_open = True
-        stream = stream_to(f"tcp://127.0.0.1:{server.port}", "syslog")
-        channel = open_channel(stream)
-        assert isinstance(channel, SyslogChannel)
-        channel._limits = Limits(step_s=0.2)
-        with mock.patch.object(send, "open_channel", return_value=channel):
-            assert "did not close" in send_stream(stream.pk).error
-    stream.refresh_from_db()
-    assert stream.audit_position == 0
-
-
-def test_syslog_over_tls_checks_the_certificate(tmp_path: Path) -> None:
-    change()
-    authority, context = receivers.certificate(tmp_path)
-    with receivers.syslog(context) as server:
-        stream = stream_to(f"tls://127.0.0.1:{server.port}", "syslog")
-        assert "certificate" in send_stream(stream.pk).error
-        assert server.messages == []
-        with override_settings(FLEET_OTLP_CA_FILE=str(authority), FLEET_OTLP_PLAIN_HTTP=False):
-            assert send_stream(again(stream).pk).sent == 1
-    assert len(server.messages) == 1
-
-
-def test_a_datagram_is_cut_to_its_size_and_stays_whole() -> None:
-    change(post={"long": "é" * 4000}, reason="é" * 300)
-    with receivers.syslog_udp() as server:
-        assert send_stream(stream_to(f"udp://127.0.0.1:{server.port}", "syslog").pk).sent == 1
-    (message,), (size,) = server.messages, server.sizes
-    assert size <= 1180
-    assert "after" not in message.params
-    assert message.params["actor"] == "ann"
-
-
-def test_a_datagram_to_nobody_is_an_error() -> None:
-    change()
-    with receivers.syslog_udp() as server:
-        port = server.port
-    stream = stream_to(f"udp://127.0.0.1:{port}", "syslog")
-    assert "Nothing listens" in send_stream(stream.pk).error
 
 
 # ---------------------------------------------------------------------------------- test button
