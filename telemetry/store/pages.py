@@ -8,13 +8,14 @@ models, values are parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 
 type Key = tuple[object, ...]
 type PageRow = tuple[Any, ...]  # Any: what the column holds
@@ -73,6 +74,21 @@ def read_page(pages: Pages, after: Key | None, row_count: int) -> list[PageRow]:
         cursor.execute(query, [*values, row_count])
         rows: list[PageRow] = cursor.fetchall()
     return rows if connection.vendor == "postgresql" else _read_back(pages, rows)
+
+
+@contextmanager
+def one_state() -> Iterator[None]:
+    """A block in which every page is read from one snapshot of the database, and nothing written.
+
+    Keep it short: what it sees cannot be cleaned up meanwhile. Inside a transaction it is that
+    one's state.
+    """
+    is_outermost = not connection.in_atomic_block
+    with transaction.atomic(savepoint=False):
+        if is_outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
 
 
 def estimate(pages: Pages) -> int:
