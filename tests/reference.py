@@ -135,7 +135,7 @@ def _bounds(named: Mapping[str | None, ast.expr]) -> str:
 def described() -> dict[str, str]:
     """What the operator's page says of each variable."""
     text = (ROOT / "docs/operator.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([A-Z_]{6,})`[^|]*\|[^|]*\|(.*)\|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z][A-Z0-9_]{5,})`[^|]*\|[^|]*\|(.*)\|$", text, re.MULTILINE)
     return {name: _from_docs(words.strip()) for name, words in rows}
 
 
