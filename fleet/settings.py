@@ -192,7 +192,11 @@ if _REPLICA:
         "PASSWORD": _replica.password,
         "HOST": _replica.host,
         "PORT": _replica.port,
-        "OPTIONS": {"connect_timeout": "2", **DATABASES["default"]["OPTIONS"], **_replica.options},
+        "OPTIONS": {
+            "application_name": "hermes-fleet",
+            "connect_timeout": "2",
+            **_replica.options,
+        },
         "TEST": {"MIRROR": "default"},
     }
     DATABASE_ROUTERS = ["fleet.lib.replica.ReplicaRouter"]

@@ -314,7 +314,7 @@ def checks() -> dict[str, tuple[str, str]]:
 
 def api_page() -> Iterator[str]:
     """Every operation of the API, from its OpenAPI document."""
-    schema: dict[str, Any] = SchemaGenerator().get_schema(public=True)  # Any: OpenAPI is JSON
+    schema: dict[str, Any] = SchemaGenerator().get_schema(public=True)  # type: ignore[no-untyped-call]  # Any: JSON
     yield from ["# API", ""]
     yield (
         f"OpenAPI {schema['openapi']}; a console serves the document itself at `/api/v1/schema`. "
