@@ -225,6 +225,7 @@ else:
 
 _BROKER_DIR: Final = FLEET_HOME / "broker"
 CELERY_BROKER_URL = REDIS_URL or "filesystem://localhost"  # unnamed, kombu warns at each start
+CELERY_BROKER_TRANSPORT = None if REDIS_URL else "fleet.lib.files_broker:Transport"
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = (
     {"visibility_timeout": 3600}
     if REDIS_URL
