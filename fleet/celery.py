@@ -19,6 +19,8 @@ from celery.signals import (
     worker_init,
 )
 
+from fleet.lib.files_broker import sweep
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
 
 QUEUE_DEFAULT: Final = "fleet"
@@ -178,11 +180,13 @@ def _beat_at_once(**_kwargs: object) -> None:
 
 
 def make_broker_folders() -> None:
-    """Create the plain-file broker's folders; nothing to do for Redis."""
+    """Create the plain-file broker's folders, swept; nothing to do for Redis."""
     options: dict[str, Any] = app.conf.broker_transport_options or {}  # Any: transport's own
     for name in ("data_folder_in", "data_folder_out", "control_folder"):
         if name in options:
             Path(options[name]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if "data_folder_in" in options:
+        sweep(Path(options["data_folder_in"]))
 
 
 make_broker_folders()

@@ -74,10 +74,13 @@ def has_content(job: ExportJob) -> bool:
 
 def may_download(job: ExportJob, person: Person) -> bool:
     """Whether somebody may have the result, or a link to it: as who ordered it had to."""
-    if not isinstance(person, PermissionsMixin) or not person.has_perm(DOWNLOAD):
-        return False
-    return all(
-        name in DATASETS and person.has_perm(DATASETS[name].permission) for name in job.datasets
+    rights: object = person
+    return (
+        isinstance(rights, PermissionsMixin)
+        and rights.has_perm(DOWNLOAD)
+        and all(
+            name in DATASETS and rights.has_perm(DATASETS[name].permission) for name in job.datasets
+        )
     )
 
 
@@ -119,7 +122,8 @@ def check(token: str, person: Person = None) -> Served:
 
 
 def _has_content_right(person: Person) -> bool:
-    return isinstance(person, PermissionsMixin) and person.has_perm(EXPORT_CONTENT)
+    rights: object = person
+    return isinstance(rights, PermissionsMixin) and rights.has_perm(EXPORT_CONTENT)
 
 
 def _served(job: ExportJob, what: str) -> Served:
