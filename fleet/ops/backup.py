@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -104,8 +104,9 @@ def stream_backup(
     """The same onto a pipe, which cannot be read back. Errors: OpsError."""
     counting = _Counting(out)
     scratch = Path(settings.FLEET_HOME)
+    pipe = cast("IO[bytes]", counting)  # written and flushed, no more
     manifest = write_backup(
-        counting, say, passphrase=passphrase, with_secrets=with_secrets, scratch=scratch
+        pipe, say, passphrase=passphrase, with_secrets=with_secrets, scratch=scratch
     )
     out.flush()
     _record("-", manifest, counting.size_bytes, is_sealed=bool(passphrase))

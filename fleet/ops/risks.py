@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
 from django.db import migrations, models
@@ -130,10 +131,10 @@ def _reason_of_table(
 
 
 def _reason_of_new_field(
-    field: models.Field,
+    field: Any,  # noqa: ANN401  # Any: of whatever it holds, the stubs know not all of it
     table: str,
     *,
-    is_live: bool,  # type: ignore[type-arg]  # of whatever it holds
+    is_live: bool,
 ) -> str:
     has_default = field.db_default is not models.NOT_PROVIDED
     if not (field.null or has_default or field.many_to_many):

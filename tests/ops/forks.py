@@ -126,9 +126,10 @@ def _read_settings_anew() -> None:
     importlib.reload(fleet.settings)
     read = conf.Settings("fleet.settings")
     # Apps put their defaults there when they are imported, which is once.
-    vars(read).update({**vars(conf.settings._wrapped), **vars(read)})
+    former: object = getattr(conf.settings, "_wrapped")  # noqa: B009 -- the plugin knows no such name
+    vars(read).update({**vars(former), **vars(read)})
     vars(conf.settings).clear()
-    conf.settings._wrapped = read
+    setattr(conf.settings, "_wrapped", read)  # noqa: B010 -- as above
     vars(connections).clear()
     connections.__init__()  # type: ignore[misc]  # as new
     assert Path(os.environ["FLEET_HOME"]) == conf.settings.FLEET_HOME

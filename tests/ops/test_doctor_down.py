@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.ops.boxes import ROOT, Box
+from tests.ops.boxes import Box
+from tests.ops.forks import ROOT
 
 
 def test_it_works_while_the_database_is_down_and_shows_no_password(tmp_path: Path) -> None:

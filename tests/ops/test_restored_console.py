@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from tests.faults.served import serve
-from tests.ops.boxes import ROOT, Box
+from tests.ops.boxes import Box
+from tests.ops.forks import ROOT
 from tests.services import free_port
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.slow, pytest.mark.timeout(600)]

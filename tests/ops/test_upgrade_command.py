@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.ops.boxes import HEAD, ROOT, Box
+from tests.ops.boxes import HEAD, Box
+from tests.ops.forks import ROOT
 
 pytestmark = [pytest.mark.both_engines, pytest.mark.slow, pytest.mark.timeout(600)]
 
