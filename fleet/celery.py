@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
-from celery.signals import beat_embedded_init, beat_init, before_task_publish, setup_logging
+from celery.signals import (
+    beat_embedded_init,
+    beat_init,
+    before_task_publish,
+    setup_logging,
+    worker_init,
+)
 
 from fleet.lib.files_broker import sweep
 
@@ -155,6 +161,15 @@ def _note_beat(**_kwargs: object) -> None:
     from fleet.tasks import note_beat
 
     note_beat("beat")
+
+
+@worker_init.connect
+@beat_init.connect
+def _refuse_halves(**_kwargs: object) -> None:
+    """Do not start between the halves of a restore."""
+    from fleet.half_restored import refuse_start
+
+    refuse_start()
 
 
 @beat_init.connect
