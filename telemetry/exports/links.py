@@ -116,7 +116,8 @@ def check(token: str, person: Person = None) -> Served:
 
 
 def _has_content_right(person: Person) -> bool:
-    return isinstance(person, PermissionsMixin) and person.has_perm(EXPORT_CONTENT)
+    rights: object = person
+    return isinstance(rights, PermissionsMixin) and rights.has_perm(EXPORT_CONTENT)
 
 
 def _served(job: ExportJob, what: str) -> Served:

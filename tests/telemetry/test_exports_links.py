@@ -52,7 +52,7 @@ def somebody(*permissions: str, name: str = "ada", is_staff: bool = True) -> Use
     return User.objects.get(pk=user.pk)
 
 
-def signed_in(*permissions: str, **values: object) -> Client:
+def signed_in(*permissions: str, **values: Any) -> Client:  # noqa: ANN401 -- of somebody
     client = Client()
     client.force_login(
         somebody(*permissions, **values), backend="django.contrib.auth.backends.ModelBackend"
