@@ -30,6 +30,7 @@ from telemetry.api.exports_serializers import (
     ExportSerializer,
 )
 from telemetry.exports import links
+from telemetry.exports.allowed import DOWNLOAD
 from telemetry.exports.choice import Choice, ChoiceRefused
 from telemetry.exports.faults import ExportFault, ExportRefused
 from telemetry.exports.orders import ADD_EXPORT, Order, cancel_job, order_job
@@ -140,7 +141,7 @@ class ExportCancelView(PersonView):
 class ExportFilesView(PersonView):
     """``/api/v1/exports/{id}/files``."""
 
-    needs = {"GET": links.DOWNLOAD}
+    needs = {"GET": DOWNLOAD}
 
     @extend_schema(operation_id="exports_files", responses=ExportFilesSerializer)
     def get(self, request: Request, pk: int) -> Response:

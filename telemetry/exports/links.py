@@ -20,13 +20,13 @@ from django.urls import reverse
 from fleet.audit import record_change
 from fleet.lib.clock import now
 from fleet.models import ChangeRecord
+from telemetry.exports.allowed import DOWNLOAD, has_content, lacking_for
 from telemetry.exports.archive import Entry, zip_stream
 from telemetry.exports.datasets import DATASETS, EXPORT_CONTENT
 from telemetry.exports.destinations import ResultStore, open_store
 from telemetry.exports.run import MANIFEST
 from telemetry.models import ExportFile, ExportJob
 
-DOWNLOAD: Final = "telemetry.download_exportjob"
 SALT: Final = "telemetry.exports.links.file"
 """The purpose: a token signed for anything else is none here."""
 WHOLE: Final = "zip"
@@ -72,21 +72,10 @@ class Served:
         return store.read(self.name, start, self.size_bytes if end is None else end)
 
 
-def has_content(job: ExportJob) -> bool:
-    """Whether the result holds what people and agents said."""
-    return any(name in DATASETS and DATASETS[name].is_content for name in job.datasets)
-
-
 def may_download(job: ExportJob, person: Person) -> bool:
     """Whether somebody may have the result, or a link to it: as who ordered it had to."""
-    rights: object = person
-    return (
-        isinstance(rights, PermissionsMixin)
-        and rights.has_perm(DOWNLOAD)
-        and all(
-            name in DATASETS and rights.has_perm(DATASETS[name].permission) for name in job.datasets
-        )
-    )
+    is_known = all(name in DATASETS for name in job.datasets)
+    return is_known and not lacking_for(person or AnonymousUser(), job.datasets, also=DOWNLOAD)
 
 
 def signed_path(file: ExportFile) -> str:
@@ -121,7 +110,7 @@ def check(token: str, person: Person = None) -> Served:
     job = jobs.filter(uid=key, state=ExportJob.State.DONE).first()
     if job is None:
         raise LinkRefused
-    if has_content(job) and not (may_download(job, person) and _has_content_right(person)):
+    if has_content(job.datasets) and not (may_download(job, person) and _has_content_right(person)):
         raise LinkForbidden
     return _served(job, what)
 

@@ -12,7 +12,7 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from telemetry.exports.s3 import ENV_PREFIX, RESERVED, endpoint_fault
+from telemetry.exports.s3 import BUCKET, ENV_PREFIX, REGION, endpoint_fault, is_key_name
 from telemetry.models.exports import ExportDestination
 from telemetry.pages.exports_form import INPUT
 
@@ -29,10 +29,7 @@ _OF_KIND: Final = {
     Kind.FOLDER: ("folder",),
     Kind.S3: ("bucket", "prefix", "endpoint", "region", "key_id_env", "secret_env"),
 }
-_ENV_NAME: Final = re.compile(rf"{ENV_PREFIX}[A-Z0-9_]{{1,60}}", re.ASCII)
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
-_REGION: Final = re.compile(r"[a-z0-9-]{0,40}", re.ASCII)
 
 
 def _text(
@@ -123,11 +120,11 @@ def _folder_faults(data: dict[str, Any]) -> dict[str, str]:  # Any: cleaned valu
 
 def _s3_faults(data: dict[str, Any]) -> dict[str, str]:  # Any: cleaned values
     faults = {}
-    if not _BUCKET.fullmatch(data.get("bucket") or ""):
+    if not BUCKET.fullmatch(data.get("bucket") or ""):
         faults["bucket"] = _("3 to 63 small letters, digits, dots and hyphens.")
     if not _PREFIX.fullmatch(data.get("prefix") or "") or ".." in (data.get("prefix") or ""):
         faults["prefix"] = _("Letters, digits, dots, hyphens and slashes.")
-    if not _REGION.fullmatch(data.get("region") or ""):
+    if not REGION.fullmatch(data.get("region") or ""):
         faults["region"] = _("Small letters, digits and hyphens.")
     if fault := endpoint_fault(data.get("endpoint") or ""):
         faults["endpoint"] = fault
@@ -139,7 +136,7 @@ def _s3_faults(data: dict[str, Any]) -> dict[str, str]:  # Any: cleaned values
 
 def env_fault(name: str) -> str:
     """What is wrong with the name of a variable; the name may be a key by mistake: not echoed."""
-    if not _ENV_NAME.fullmatch(name) or name in RESERVED or name.endswith("_FILE"):
+    if not is_key_name(name):
         return _(
             "The name of an environment variable that begins with %s and is set for web and "
             "worker; never the key itself."

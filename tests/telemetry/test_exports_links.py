@@ -404,6 +404,8 @@ def test_the_list_is_paged_from_the_newest(monkeypatch: pytest.MonkeyPatch) -> N
         {"keep_days": 0},
         {"from": "2027-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"},
         {"from": "yesterday"},
+        {"from": "0001-01-02T00:00:00Z"},
+        {"to": "9999-12-30T00:00:00Z"},
     ],
 )
 def test_a_wrong_order_is_refused_before_anything_is_made(values: dict[str, object]) -> None:

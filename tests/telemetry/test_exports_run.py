@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -252,6 +253,37 @@ def test_a_job_that_somebody_holds_is_left_alone(small_parts: None) -> None:
     assert job.pk not in open_jobs()
     assert run_job(job.pk).lease_owner == "another"
     assert ExportFile.objects.count() == 0
+
+
+def test_one_that_failed_while_it_was_being_cancelled_goes_on_when_that_is_asked_for() -> None:
+    exports.push_calls(3)
+    job = exports.order()
+    ExportJob.objects.filter(pk=job.pk).update(state=State.FAILED, cancel_asked_at=now())
+    assert retry_job(job.pk, "tester")
+    assert len(exports.read(exports.done(job))) == 3
+
+
+@committed
+def test_a_part_that_goes_up_for_longer_than_a_lease_keeps_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exports.push_calls(3)
+    job, complete = exports.order(), destinations._FolderFile.complete
+    seen: list[bool] = []
+
+    def slow(file: destinations._FolderFile) -> None:
+        if not seen:
+            lapse(job)
+            ends_at_s = time.monotonic() + 60
+            while job.pk in open_jobs() and time.monotonic() < ends_at_s:
+                time.sleep(0.02)
+            seen.append(job.pk in open_jobs())
+        complete(file)
+
+    monkeypatch.setattr(run, "KEEP_EVERY_S", 0.02)
+    monkeypatch.setattr(destinations._FolderFile, "complete", slow)
+    exports.done(job)
+    assert seen == [False]
 
 
 def test_a_worker_that_was_thought_dead_writes_over_nothing(
