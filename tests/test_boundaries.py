@@ -52,6 +52,7 @@ FLEET_FOR_TELEMETRY = (
     "fleet.health",
     "fleet.ops.hooks",
     # What telemetry counts, and what it knows of its own state, on the console's one metrics page.
+    "fleet.watch.facts",
     "fleet.watch.figures",
     "fleet.watch.gauges",
     # How things look, so that a number looks the same on every page. None decides anything.
@@ -66,6 +67,9 @@ FLEET_FOR_TELEMETRY = (
 OPENTELEMETRY_ONLY_IN = {
     "telemetry/ingest/otlp_protobuf.py",
     "telemetry/streams/otlp.py",
+    # Our own spans: recorded with the SDK, and sent.
+    "fleet/watch/tracing.py",
+    "fleet/watch/tracing_send.py",
 }
 
 
