@@ -91,7 +91,7 @@ def _client(destination: ExportDestination) -> Any:  # noqa: ANN401 -- obstore c
         fault = _("The region's name is not a valid one.")
     if fault:
         raise ExportFault(fault, is_final=True)
-    more = {"endpoint": destination.endpoint} if destination.endpoint else {}
+    more: dict[str, Any] = {"endpoint": destination.endpoint} if destination.endpoint else {}
     return S3Store(
         destination.bucket,
         region=destination.region or "us-east-1",

@@ -17,6 +17,7 @@ from django.db import connection
 from fleet.lib.clock import now
 from fleet.models import ChangeRecord
 from telemetry.exports import destinations, parts, run
+from telemetry.exports.datasets import DATASETS
 from telemetry.exports.orders import MAX_OPEN, cancel_job, open_jobs, retry_job
 from telemetry.exports.run import run_job
 from telemetry.exports.tasks import run_exports
@@ -44,7 +45,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of twenty rows, pages of ten: forty rows meet every edge that a million would."""
     from dataclasses import replace
 
-    small = {name: replace(one, page_rows=10) for name, one in run.DATASETS.items()}
+    small = {name: replace(one, page_rows=10) for name, one in DATASETS.items()}
     monkeypatch.setattr(parts, "PART_ROWS", 20)
     monkeypatch.setattr("telemetry.exports.choice.DATASETS", small)
 
@@ -79,7 +80,7 @@ def due(job: ExportJob) -> None:
 
 def test_every_row_of_every_event_table_is_in_its_file() -> None:
     make.push(*make.one_of_each())
-    names = [name for name, one in run.DATASETS.items() if one.is_partitioned][:10]
+    names = [name for name, one in DATASETS.items() if one.is_partitioned][:10]
     job = exports.finished(*names)
     assert {name: len(exports.read(job, name)) for name in names} == dict.fromkeys(names, 1)
     assert job.done_count == job.total_count == 10
@@ -187,7 +188,7 @@ def test_a_job_that_was_left_at_any_point_ends_as_if_it_had_not_been(
     monkeypatch.setattr(parts, "PART_ROWS", 20)
     from dataclasses import replace
 
-    small = {name: replace(one, page_rows=10) for name, one in run.DATASETS.items()}
+    small = {name: replace(one, page_rows=10) for name, one in DATASETS.items()}
     monkeypatch.setattr("telemetry.exports.choice.DATASETS", small)
     job = exports.done(job)
     assert exports.digests(job) == exports.digests(undisturbed)
