@@ -54,6 +54,7 @@ FLEET_FOR_TELEMETRY = (
     "fleet.health",
     "fleet.ops.hooks",
     # What telemetry counts, and what it knows of its own state, on the console's one metrics page.
+    "fleet.watch.facts",
     "fleet.watch.figures",
     "fleet.watch.gauges",
     # How things look, so that a number looks the same on every page. None decides anything.
@@ -70,6 +71,9 @@ OPENTELEMETRY_ONLY_IN = {
     "telemetry/relay/send.py",
     "telemetry/relay/test.py",
     "telemetry/streams/otlp.py",
+    # Our own spans: recorded with the SDK, and sent.
+    "fleet/watch/tracing.py",
+    "fleet/watch/tracing_send.py",
 }
 
 
