@@ -192,7 +192,11 @@ if _REPLICA:
         "PASSWORD": _replica.password,
         "HOST": _replica.host,
         "PORT": _replica.port,
-        "OPTIONS": {"connect_timeout": "2", **DATABASES["default"]["OPTIONS"], **_replica.options},
+        "OPTIONS": {
+            "application_name": "hermes-fleet",
+            "connect_timeout": "2",
+            **_replica.options,
+        },
         "TEST": {"MIRROR": "default"},
     }
     DATABASE_ROUTERS = ["fleet.lib.replica.ReplicaRouter"]
@@ -221,6 +225,7 @@ else:
 
 _BROKER_DIR: Final = FLEET_HOME / "broker"
 CELERY_BROKER_URL = REDIS_URL or "filesystem://localhost"  # unnamed, kombu warns at each start
+CELERY_BROKER_TRANSPORT = None if REDIS_URL else "fleet.lib.files_broker:Transport"
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = (
     {"visibility_timeout": 3600}
     if REDIS_URL

@@ -24,6 +24,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from fleet.audit import record_change
+from fleet.half_restored import MEND, WHAT, is_pending
 from fleet.lib.clock import now
 from fleet.models import ChangeRecord, Fleet
 from fleet.ops import archive, postgres, secret_parts, sqlite
@@ -115,6 +116,8 @@ def write_backup(
     out: IO[bytes], say: Say, *, passphrase: bytes, with_secrets: bool, scratch: Path
 ) -> Manifest:
     """Write all members and the manifest. Errors: OpsError."""
+    if is_pending():
+        raise OpsError(f"{WHAT} {MEND}")
     with archive_writer(out, passphrase) as writer:
         made_at = now()
         if connection.vendor == "postgresql":

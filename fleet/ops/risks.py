@@ -50,13 +50,29 @@ class Judged:
     reasons: tuple[str, ...] = ()
 
 
-def judge(migration: Migration, before: ProjectState) -> Judged:
-    """The risk of a migration, from the state of the models before it. Pure."""
+def models_made(migration: Migration) -> set[str]:
+    """Models whose tables a migration makes, in lower case."""
+    return {
+        one.name_lower
+        for operation in migration.operations
+        for one in _of_database(operation)
+        if isinstance(one, migrations.CreateModel)
+    }
+
+
+def judge(
+    migration: Migration, before: ProjectState, new_models: frozenset[str] = frozenset()
+) -> Judged:
+    """The risk of a migration, from the state of the models before it. Pure.
+
+    ``new_models``: models of its app that the release before does not know, because migrations
+    that are pending together with this one make them; nobody uses their tables yet.
+    """
     name = f"{migration.app_label}.{migration.name}"
     said = hooks.stated(name)
     if said is not None:
         return Judged(name, said.risk, (said.why,))
-    state, made, reasons = before.clone(), set[str](), list[str]()
+    state, made, reasons = before.clone(), set(new_models), list[str]()
     for operation in migration.operations:
         for one in _of_database(operation):
             if isinstance(one, migrations.CreateModel):

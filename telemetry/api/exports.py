@@ -207,8 +207,7 @@ class DownloadView(ApiView):
             stream = served.open(start, end)
         except ExportFault as fault:
             raise ApiProblem("unavailable", fault.words) from None
-        if start == 0:  # one row a use: a player or a resumed copy asks for many ranges
-            links.record_download(served, person)
+        links.record_download(served, person, is_later_part=start > 0)
         response = StreamingHttpResponse(
             stream, status=206 if asked else 200, content_type=served.media
         )

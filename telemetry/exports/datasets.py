@@ -31,7 +31,7 @@ from telemetry.models import (
     Unit,
 )
 
-if TYPE_CHECKING:  # a development package: an installed console has none
+if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
 
 EXPORT_CONTENT: Final = "telemetry.export_content"

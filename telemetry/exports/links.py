@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from django.core import signing
 from django.urls import reverse
 
 from fleet.audit import record_change
+from fleet.lib.clock import now
+from fleet.models import ChangeRecord
 from telemetry.exports.archive import Entry, zip_stream
 from telemetry.exports.datasets import DATASETS, EXPORT_CONTENT
 from telemetry.exports.destinations import ResultStore, open_store
@@ -28,6 +31,7 @@ SALT: Final = "telemetry.exports.links.file"
 """The purpose: a token signed for anything else is none here."""
 WHOLE: Final = "zip"
 LINK_ACTOR: Final = "export link"
+DOWNLOADED: Final = "export.download"
 MEDIA: Final = {
     "ndjson": "application/x-ndjson",
     "json": "application/json",
@@ -63,7 +67,8 @@ class Served:
             return iter([self.content[start:end]])
         store = open_store(self.job.destination, self.job)
         if self.size_bytes is None:
-            return zip_stream(_entries(self.job, store))
+            manifest = store.read_all(MANIFEST)
+            return zip_stream(_entries(self.job, store, manifest))
         return store.read(self.name, start, self.size_bytes if end is None else end)
 
 
@@ -141,22 +146,39 @@ def _served(job: ExportJob, what: str) -> Served:
     return Served(job, file.name, media, file.size_bytes, file.sha256)
 
 
-def _entries(job: ExportJob, store: ResultStore) -> Iterator[Entry]:
-    data = store.read_all(MANIFEST)
+def _entries(job: ExportJob, store: ResultStore, data: bytes) -> Iterator[Entry]:
     yield Entry(MANIFEST, job.finished_at or job.created_at, len(data), iter([data]))
     for file in job.files.order_by("dataset", "part"):
         pieces = store.read(file.name, 0, file.size_bytes)
         yield Entry(file.name, file.written_at, file.size_bytes, pieces)
 
 
-def record_download(served: Served, person: Person) -> None:
-    """The audit row of a download that begins."""
+def record_download(served: Served, person: Person, *, is_later_part: bool = False) -> None:
+    """The audit row of a download that begins.
+
+    A later part needs none when the same caller had a row of this file while the link was good:
+    a player or a resumed copy asks for many. Without one it is a download like any other, or
+    everything but the first byte could be had unseen.
+    """
     is_known = isinstance(person, AbstractBaseUser)
+    actor = person if isinstance(person, AbstractBaseUser) else LINK_ACTOR
+    post = {"file": served.name, "sha256": served.sha256, "by_session": is_known}
+    if is_later_part:
+        life = timedelta(minutes=settings.FLEET_EXPORT_LINK_MINUTES)
+        rows = ChangeRecord.objects.filter(
+            action=DOWNLOADED,
+            object_type=served.job._meta.model_name,  # Django's public Meta API
+            object_id=str(served.job.pk),
+            actor=str(actor)[:200],
+            at__gte=now() - life,
+        )
+        if any(row.post == post for row in rows):
+            return
     record_change(
-        actor=person if isinstance(person, AbstractBaseUser) else LINK_ACTOR,
-        action="export.download",
+        actor=actor,
+        action=DOWNLOADED,
         target=served.job,
         pre=None,
-        post={"file": served.name, "sha256": served.sha256, "by_session": is_known},
+        post=post,
         reason=served.job.reason,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django import forms
 from django.conf import settings
@@ -15,6 +15,9 @@ from django.utils.translation import gettext_lazy
 from telemetry.exports.s3 import ENV_PREFIX, RESERVED, endpoint_fault
 from telemetry.models.exports import ExportDestination
 from telemetry.pages.exports_form import INPUT
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 Kind: Final = ExportDestination.Kind
 FIELDS: Final = (
@@ -32,12 +35,14 @@ _PREFIX: Final = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
 _REGION: Final = re.compile(r"[a-z0-9-]{0,40}", re.ASCII)
 
 
-def _text(title: str, *, help_text: object = "", max_length: int = 300) -> forms.CharField:
+def _text(
+    title: StrOrPromise, *, help_text: StrOrPromise = "", max_length: int = 300
+) -> forms.CharField:
     return forms.CharField(
         required=False,
         max_length=max_length,
         label=title,
-        help_text=help_text,  # type: ignore[arg-type]  # a lazy text
+        help_text=help_text,
         widget=forms.TextInput(attrs={**INPUT, "autocomplete": "off", "spellcheck": "false"}),
     )
 
@@ -53,7 +58,7 @@ class DestinationForm(forms.Form):
     )
     folder = _text(gettext_lazy("Folder"), max_length=500)
     bucket = _text(gettext_lazy("Bucket"), max_length=63)
-    prefix = _text(
+    prefix = _text(  # type: ignore[assignment]  # a form's own prefix is another thing
         gettext_lazy("Prefix"), help_text=gettext_lazy("A path in the bucket; empty: its top.")
     )
     endpoint = _text(
@@ -75,7 +80,7 @@ class DestinationForm(forms.Form):
     def clean_name(self) -> str:
         """Of no other destination."""
         name = str(self.cleaned_data["name"])
-        others = ExportDestination.objects.filter(name=name).exclude(pk=self.initial.get("pk"))
+        others = ExportDestination.objects.filter(name=name).exclude(pk=self.initial.get("pk") or 0)
         if others.exists():
             raise ValidationError(_("Another destination has this name."))
         return name

@@ -176,6 +176,28 @@ def test_a_download_that_is_resumed_leaves_one_row_and_knows_a_changed_file() ->
     assert ChangeRecord.objects.filter(action="export.download").count() == 2
 
 
+@pytest.mark.parametrize("header", ["bytes=1-", "bytes=-{less}", "bytes=1-1"])
+def test_a_part_of_a_file_leaves_its_row_as_the_whole_does(header: str) -> None:
+    exports.push_calls(3)
+    file = the_file(exports.finished())
+    asked = header.format(less=file.size_bytes - 1)
+    for _ in range(2):
+        answer = Client().get(links.signed_path(file), headers={"Range": asked})
+        assert (answer.status_code, len(body_of(answer)) > 0) == (206, True)
+    assert ChangeRecord.objects.filter(action="export.download").count() == 1
+    with time_machine.travel(now() + timedelta(days=1)):
+        body_of(Client().get(links.signed_path(file), headers={"Range": asked}))
+    assert ChangeRecord.objects.filter(action="export.download").count() == 2
+
+
+def test_a_zip_whose_place_is_away_is_an_answer_and_not_a_broken_file() -> None:
+    job = exports.finished()
+    path = links.signed_zip_path(job)
+    exports.folder(job).rename(exports.folder(job).with_name("moved"))
+    assert Client().get(path).status_code == 503
+    assert not ChangeRecord.objects.filter(action="export.download").exists()
+
+
 def test_the_whole_result_is_one_zip() -> None:
     exports.push_calls(3)
     job = exports.finished("tool_calls", "runs", fmt="parquet")
