@@ -24,6 +24,7 @@ from telemetry.models import FeedEntry, RelayCursor, RelayDestination, Signal
 from telemetry.relay.feed import first_entry_since
 from telemetry.relay.letters import keep_letter
 from telemetry.relay.send import Outcome
+from telemetry.store.relay_open import OpenRun
 from telemetry.store.relay_rows import Place
 
 LEASE_S: Final = TOTAL_S + 30.0
@@ -35,6 +36,67 @@ SIGNALS: Final = {
     Signal.METRICS: "sends_metrics",
     Signal.LOGS: "sends_logs",
 }
+
+
+type Ranges = list[tuple[str, str]]
+"""Stretches of time as ISO texts, the oldest first; "" for: to no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Runs that nobody ended: which were looked for, and which of them are on their way.
+
+    ``ranges``: when the runs came in that are still to be looked at, (after, until]. ``due``: runs
+    that go out now, in this order; what was acknowledged leaves it. ``alive``: open runs that still
+    got children. ``looked``: when the last look was over.
+    """
+
+    ranges: Ranges = field(default_factory=list)
+    due: list[OpenRun] = field(default_factory=list)
+    alive: list[OpenRun] = field(default_factory=list)
+    first: str = ""
+    looked: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """What the cursor's row holds."""
+        return {
+            "ranges": [list(one) for one in self.ranges],
+            "due": [one.to_json() for one in self.due],
+            "alive": [one.to_json() for one in self.alive],
+            "first": self.first,
+            "looked": self.looked,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Lost:  # Any: JSON
+        """The same from the cursor's row."""
+        return cls(
+            [(str(after), str(until)) for after, until in data["ranges"]],
+            [OpenRun.from_json(one) for one in data["due"]],
+            [OpenRun.from_json(one) for one in data["alive"]],
+            data["first"],
+            data["looked"],
+        )
+
+    def since(self, moment: datetime) -> Lost:
+        """The same for a collector that gets what came in after a time; what was looked at is over.
+
+        A time set back adds what lies between; one set forward drops what lies before.
+        """
+        start = moment.isoformat()
+        if not self.first:
+            return replace(self, ranges=[(start, "")], first=start)
+        if moment < datetime.fromisoformat(self.first):
+            ranges = [(start, self.first), *self.ranges]
+            if self.ranges[0][0] == self.first:  # nothing of it was looked at yet
+                ranges = [(start, self.ranges[0][1]), *self.ranges[1:]]
+            return replace(self, ranges=ranges, first=start)
+        kept = [
+            (max(after, start, key=datetime.fromisoformat), until)
+            for after, until in self.ranges
+            if not until or datetime.fromisoformat(until) > moment
+        ]
+        return replace(self, ranges=kept, first=start)
 
 
 class LeaseLost(Exception):
@@ -61,6 +123,7 @@ class Window:
     first: int = 0
     since: str = ""
     jump: tuple[int, int] | None = None
+    lost: Lost = field(default_factory=Lost)
 
     @property
     def is_open(self) -> bool:
@@ -69,11 +132,12 @@ class Window:
 
     def to_json(self) -> dict[str, object]:
         """What the cursor's row holds."""
-        return {
+        held = {
             name: list(value) if isinstance(value, tuple) else value
             for name in self.__slots__
-            if (value := getattr(self, name)) not in (None, "", 0)
+            if (value := getattr(self, name)) not in (None, "", 0, Lost())
         }
+        return held | ({"lost": self.lost.to_json()} if "lost" in held else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Window:  # Any: JSON
@@ -82,6 +146,8 @@ class Window:
         for name in ("after", "upto"):
             if name in known:
                 known[name] = Place(*known[name])
+        if "lost" in known:
+            known["lost"] = Lost.from_json(known["lost"])
         if "jump" in known:
             known["jump"] = (int(known["jump"][0]), int(known["jump"][1]))
         return cls(**known)
@@ -136,6 +202,8 @@ class Books:
             return
         first = first_entry_since(since_at)
         changed = replace(window.closed(), first=first, since=since)
+        if self.cursor.signal == Signal.TRACES:
+            changed = replace(changed, lost=window.lost.since(since_at))
         if window.first == 0:  # the first time
             position = first - 1
         elif first < window.first and window.jump is None:
@@ -183,24 +251,46 @@ class Books:
         """Step 1."""
         self._write_window(replace(self.window, upto=upto))
 
-    def take_body(self, upto: Place, outcome: Outcome, *, count: int, newest_at: datetime) -> None:
-        """Step 3 of a body that was taken, but for the records that were rejected."""
-        values: dict[str, Any] = {
-            "sent_count": F("sent_count") + count - outcome.rejected_count,
-            "rejected_count": F("rejected_count") + outcome.rejected_count,
-            "newest_sent_at": newest_at,
-            "failure_count": CLOSED.failure_count,
-            "open_until": CLOSED.open_until,
-            "not_offered_at": None,
-            "last_ok_at": now(),
-        }
-        if outcome.text:
-            values |= error_values(outcome.text)
-        self._write_window(replace(self.window, after=upto, upto=None), **values)
+    def take_body(
+        self,
+        upto: Place,
+        outcome: Outcome,
+        *,
+        count: int,
+        newest_at: datetime,
+        begins: Place | None = None,
+    ) -> None:
+        """Step 3 of a body that was taken, but for the records that were rejected.
+
+        ``begins``: step 1 of the next one, in the same UPDATE.
+        """
+        window = replace(self.window, after=upto, upto=begins)
+        self._write_window(window, **_taken_values(outcome, count, newest_at))
         self.failure_count = 0
 
+    def take_lost(
+        self, lost: Lost, outcome: Outcome, *, count: int, newest_at: datetime, expired_count: int
+    ) -> None:
+        """Step 3 of a body of runs that nobody ended; ``lost``: without them."""
+        window, values = replace(self.window, lost=lost), _taken_values(outcome, count, newest_at)
+        self._write_window(window, **values, expired_count=F("expired_count") + expired_count)
+        self.failure_count = 0
+
+    def write_lost(self, lost: Lost, *, expired_count: int = 0) -> None:
+        """Step 1 of bodies of runs that nobody ended: which they are."""
+        expired = F("expired_count") + expired_count
+        self._write_window(replace(self.window, lost=lost), expired_count=expired)
+
     def set_aside(self, upto: Place, outcome: Outcome, data: bytes, *, count: int) -> None:
-        """Step 3 of a body that was refused for good: the letter and the step share a transaction.
+        """Step 3 of a body that was refused for good."""
+        self._keep_letter(replace(self.window, after=upto, upto=None), outcome, data, count)
+
+    def set_lost_aside(self, lost: Lost, outcome: Outcome, data: bytes, *, count: int) -> None:
+        """The same of runs that nobody ended; ``lost``: without them."""
+        self._keep_letter(replace(self.window, lost=lost), outcome, data, count)
+
+    def _keep_letter(self, window: Window, outcome: Outcome, data: bytes, count: int) -> None:
+        """The letter and the step share a transaction.
 
         It counts as a failure: a receiver that refuses everything is not emptied into the letters
         at full speed.
@@ -217,7 +307,7 @@ class Books:
                 error=outcome.text,
             )
             self._write_window(
-                replace(self.window, after=upto, upto=None),
+                window,
                 dead_count=F("dead_count") + count,
                 failure_count=pause.failure_count,
                 open_until=pause.open_until,
@@ -289,6 +379,19 @@ def _sum_of(entries: QuerySet[FeedEntry]) -> Waiting:
     count = entries.aggregate(all=Sum("row_count"))["all"] or 0
     oldest_at = entries.order_by("pk").values_list("received_at", flat=True).first()
     return Waiting(count, oldest_at)
+
+
+def _taken_values(outcome: Outcome, count: int, newest_at: datetime) -> dict[str, Any]:
+    values: dict[str, Any] = {  # Any: fields
+        "sent_count": F("sent_count") + count - outcome.rejected_count,
+        "rejected_count": F("rejected_count") + outcome.rejected_count,
+        "newest_sent_at": newest_at,
+        "failure_count": CLOSED.failure_count,
+        "open_until": CLOSED.open_until,
+        "not_offered_at": None,
+        "last_ok_at": now(),
+    }
+    return values | error_values(outcome.text) if outcome.text else values
 
 
 def error_values(text: str) -> dict[str, Any]:  # Any: fields

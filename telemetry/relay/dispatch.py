@@ -22,6 +22,7 @@ from telemetry.relay.cursor import make_cursors
 from telemetry.relay.feed import newest_entry
 from telemetry.relay.metric_rounds import is_metrics_due
 from telemetry.relay.rounds import BUDGET_S, Round, run_quietly, wants
+from telemetry.relay.unfinished import is_look_due
 
 MAX_THREADS: Final = 16
 """Database connections of one task; more cursors take turns."""
@@ -55,7 +56,9 @@ def is_due(cursor: RelayCursor, *, newest: int, moment: datetime) -> bool:
     if cursor.signal == Signal.METRICS:
         return is_metrics_due(cursor, moment)
     since = cursor.destination.since_at.isoformat()
-    return cursor.position < newest or cursor.sending.get("since") != since
+    if cursor.position < newest or cursor.sending.get("since") != since:
+        return True
+    return cursor.signal == Signal.TRACES and is_look_due(cursor, moment)
 
 
 def relay_all(*, budget_s: float = BUDGET_S, stop: threading.Event | None = None) -> Round:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,6 +30,7 @@ from telemetry.relay.letters import erased_among
 from telemetry.relay.metric_rounds import send_metrics
 from telemetry.relay.replay import send_letters
 from telemetry.relay.send import Outcome, send_body
+from telemetry.relay.unfinished import send_unfinished
 from telemetry.store.relay_rows import (
     LOG_TABLES,
     TRACE_TABLES,
@@ -54,6 +56,22 @@ _TABLES: Final[dict[str, Sequence[Table]]] = {
     Signal.TRACES: TRACE_TABLES,
     Signal.LOGS: LOG_TABLES,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The next body, None after the last one, or why there is none."""
+
+    body: Body | None = None
+    error: Exception | None = None
+
+    @classmethod
+    def of(cls, bodies: Iterator[Body]) -> _Made:
+        """Make it."""
+        try:
+            return cls(next(bodies, None))
+        except Exception as error:  # noqa: BLE001 -- raised again when the body before is booked
+            return cls(error=error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,10 @@ class _Relay:
         self._is_refused = books.cursor.not_offered_at is not None and now() < self._asks_again_at
 
     def run(self) -> Round:
+        with ThreadPoolExecutor(1, thread_name_prefix="relay-post") as self._post:
+            return self._run()
+
+    def _run(self) -> Round:
         self._books.settle_start()
         is_idle = False
         while time.monotonic() < self._ends_at_s:
@@ -129,6 +151,10 @@ class _Relay:
                 break
             if not self._send_window():
                 break
+        if is_idle and self._signal == Signal.TRACES:
+            sent = send_unfinished(self._books, self._sender, self._ends_at_s)
+            self._record_count += sent.record_count
+            is_idle = sent.is_idle
         self._books.note_lag()
         return Round(self._record_count, is_idle)
 
@@ -188,36 +214,59 @@ class _Relay:
         books = self._books
         installs = {entry.install_id for entry in entries}
         was_failing = books.failure_count >= OPEN_AFTER
-        for body in self._bodies(entries):
+        bodies = self._bodies(entries)
+        body = next(bodies, None)
+        if body is not None:
             books.begin_body(body.last)
+        while body is not None:
             # The last look before it leaves: who is erased or switched off meanwhile is not sent.
             if erased_among(installs):
                 books.forget_body()
                 return "reread"
             if not self._is_wanted():
                 return "wait"
-            data = body.compressed()
-            outcome = send_body(
-                self._sender,
-                self._signal,
-                data,
-                record_count=body.record_count,
-                headers_env=self._destination.headers_env,
-            )
-            step = self._account(body, data, outcome)
+            sending = self._post.submit(self._sent, body)
+            # While it is on its way the next one is made; what goes wrong there waits its turn.
+            made = _Made.of(bodies)
+            data, outcome = sending.result()
+            is_late = time.monotonic() >= self._ends_at_s
+            goes_on = not is_late and not was_failing and made.error is None
+            following = made.body if goes_on else None
+            step = self._account(body, data, outcome, following)
             if step != "next":
                 return step
-            if time.monotonic() >= self._ends_at_s:
+            if made.error is not None:
+                raise made.error
+            if is_late:
                 return "wait"
             if was_failing:  # it takes bodies again: whole ones from here on
                 return "again"
+            body = following
         return "done"
 
-    def _account(self, body: Body, data: bytes, outcome: Outcome) -> str:
-        """Write what became of a body; next, again or wait."""
+    def _sent(self, body: Body) -> tuple[bytes, Outcome]:
+        """In the thread that sends; no database there."""
+        data = body.compressed()
+        outcome = send_body(
+            self._sender,
+            self._signal,
+            data,
+            record_count=body.record_count,
+            headers_env=self._destination.headers_env,
+        )
+        return data, outcome
+
+    def _account(self, body: Body, data: bytes, outcome: Outcome, following: Body | None) -> str:
+        """Write what became of a body, and that ``following`` begins; next, again or wait."""
         books = self._books
         if outcome.kind == "taken":
-            books.take_body(body.last, outcome, count=body.record_count, newest_at=body.newest_at)
+            books.take_body(
+                body.last,
+                outcome,
+                count=body.record_count,
+                newest_at=body.newest_at,
+                begins=following.last if following else None,
+            )
             self._record_count += body.record_count
             return "next"
         if outcome.kind == "too_large" and body.record_count > 1:

@@ -19,7 +19,7 @@ from django.db import connection
 from agent_client.contract.tables import ERRORS, MODEL_CALLS, RUNS, SPANS, TOOL_CALLS, Table
 from fleet.lib.clock import ns_to_datetime
 from telemetry.models.events import MODEL_OF
-from telemetry.store.relay_rows import EntryRows, Row, relation_of
+from telemetry.store.relay_rows import EntryRows, Row, read_stretches
 
 RUN_LOOKBACK: Final = timedelta(days=7)
 """A run that began longer before its child is not looked for: its child stands for itself, with the
@@ -91,8 +91,6 @@ def look_up(
     return dict(facts)
 
 
-_NAMES: Final = ("install_id", "id", "begins", "ends")
-_TYPES: Final = ("uuid", "text", "timestamptz", "timestamptz")
 _RUN_COLUMNS: Final = RUNS.column_names()
 _RUN_START: Final = _RUN_COLUMNS.index("start_ns")
 _RUN_END: Final = _RUN_COLUMNS.index("end_ns")
@@ -154,7 +152,7 @@ def _find_parents(facts: Facts, found: Iterable[EntryRows]) -> None:
 
 def _find_providers(facts: Facts, closed: Sequence[Asked]) -> None:
     best: dict[tuple[UUID, str], tuple[int, str]] = {}
-    more = "AND r.provider IS NOT NULL GROUP BY 1, 2"
+    more = "WHERE r.provider IS NOT NULL GROUP BY 1, 2, 3"
     for install_id, run_id, provider, count in ask(
         MODEL_CALLS, "run_id", "r.provider, COUNT(*)", closed, more
     ):
@@ -176,24 +174,25 @@ def _find_errors(facts: Facts, closed: Sequence[Asked]) -> None:
 def ask(
     table: Table, key: str, columns: str, asked: Sequence[Asked], more: str = ""
 ) -> Iterator[tuple[Any, ...]]:
-    """Install, id and some columns of a table's rows that have one of the ids."""
+    """Install, id and some columns of a table's rows that have one of the ids.
+
+    Each is looked for within its stretch, and where the same install is looked at for another id.
+    """
     if not asked:
         return
-    places = [(at, *one) for at, one in enumerate(asked)]
-    relation, params = relation_of(("place", *_NAMES), ("integer", *_TYPES), places)
-    begins, ends = min(one[2] for one in asked), max(one[3] for one in asked)
-    bounds = map(connection.ops.adapt_datetimefield_value, (begins, ends))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT t.place, {columns} FROM {relation} t "  # noqa: S608 -- names of our own models
-            f"JOIN {MODEL_OF[table.name].table_name()} r ON r.install_id = t.install_id "
-            f"AND r.{key} = t.id AND r.start_at >= t.begins AND r.start_at < t.ends "
-            f"WHERE r.start_at >= %s AND r.start_at < %s {more}",
-            [*params, *bounds],
-        )
-        for place, *values in cursor.fetchall():
-            install_id, recorded, *_ = asked[place]
-            yield (install_id, recorded, *values)
+    wanted = {(install_id, one) for install_id, one, *_ in asked}
+    found = read_stretches(
+        table,
+        f"r.install_id, r.{key}, {columns}",
+        [(install_id, begins, ends) for install_id, _, begins, ends in asked],
+        {key: [one for _, one, *_ in asked]},
+        more,
+    )
+    is_text = connection.vendor != "postgresql"
+    for install_id, *values in found:
+        of = UUID(install_id) if is_text else install_id
+        if (of, values[0]) in wanted:  # another install may have the same id
+            yield (of, *values)
 
 
 def _widen(

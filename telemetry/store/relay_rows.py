@@ -1,15 +1,15 @@
 """The rows that feed entries brought, in one settled order; and runs that never ended.
 
 Rows are found by the hours that the ledger keeps of each batch, so that only those day partitions
-are opened. A query reads each table once for all entries.
+are opened. A query reads each table once for all entries, and no row of it twice.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -78,9 +78,9 @@ def read_entries(entries: Sequence[FeedEntry], tables: Sequence[Table]) -> list[
     wanted = _wanted(entries)
     groups: dict[int, int] = {}
     for table in tables:
-        for place, group_id, *values in _read(table, wanted):
+        for place, group_id, row in _read(table, wanted):
             groups[place] = group_id
-            found[place].rows.setdefault(table.name, []).append(tuple(values))
+            found[place].rows.setdefault(table.name, []).append(row)
         by = itemgetter(*_order_of(table))
         for entry in found:
             if table.name in entry.rows:
@@ -109,14 +109,12 @@ class _Wanted:
     """Where the rows of an entry are: ``received_at`` is their stamp, not always the batch's."""
 
     place: int
-    install_id: UUID
-    batch_id: UUID
     received_at: datetime
     begins: datetime
     ends: datetime
 
 
-def _wanted(entries: Sequence[FeedEntry]) -> list[_Wanted]:
+def _wanted(entries: Sequence[FeedEntry]) -> dict[tuple[UUID, UUID], _Wanted]:
     ids = {(entry.install_id, entry.batch_id) for entry in entries}
     known = {
         (install_id, batch_id): (drained_at or received_at, first, last)
@@ -137,36 +135,92 @@ def _wanted(entries: Sequence[FeedEntry]) -> list[_Wanted]:
         stamp, first, last = known.get(key, (entry.received_at, None, None))
         begins = first or stamp - oldest
         ends = last + _HOUR if last else stamp + _AHEAD
-        made.setdefault(key, _Wanted(place, *key, stamp, begins, ends))
-    return list(made.values())
+        made.setdefault(key, _Wanted(place, stamp, begins, ends))
+    return made
 
 
-def _read(table: Table, wanted: Sequence[_Wanted]) -> Iterable[Sequence[Any]]:
-    names = ("install_id", "batch_id", "received_at", "begins", "ends")
-    types = ("uuid", "uuid", "timestamptz", "timestamptz", "timestamptz")
-    rows = [
-        (one.place, one.install_id, one.batch_id, one.received_at, one.begins, one.ends)
-        for one in wanted
-    ]
-    relation, params = relation_of(("place", *names), ("integer", *types), rows)
+def _read(
+    table: Table, wanted: Mapping[tuple[UUID, UUID], _Wanted]
+) -> Iterator[tuple[int, int, Row]]:
     columns = ", ".join(f"r.{name}" for name in table.column_names())
-    bounds = (
-        *(min(one.begins for one in wanted), max(one.ends for one in wanted)),
-        *(min(one.received_at for one in wanted), max(one.received_at for one in wanted)),
+    found = read_stretches(
+        table,
+        f"r.install_id, r.batch_id, r.received_at, r.group_id, {columns}",
+        [(install_id, one.begins, one.ends) for (install_id, _), one in wanted.items()],
+        {"batch_id": [batch_id for _, batch_id in wanted]},
     )
+    is_sqlite = connection.vendor == "sqlite"
+    for install_id, batch_id, received_at, group_id, *values in found:
+        if is_sqlite:
+            one = wanted.get((UUID(install_id), UUID(batch_id)))
+            stamp = received_at.replace(tzinfo=UTC)
+        else:
+            one = wanted.get((install_id, batch_id))
+            stamp = received_at
+        if one is not None and stamp == one.received_at:
+            yield one.place, group_id, tuple(values)
+
+
+type Stretch = tuple[UUID, datetime, datetime]
+"""An install, and from when to when its rows are looked at."""
+
+
+def read_stretches(
+    table: Table,
+    columns: str,
+    stretches: Iterable[Stretch],
+    among: Mapping[str, Sequence[str | UUID]],
+    more: str = "",
+) -> list[tuple[Any, ...]]:
+    """Some columns of the rows of installs within stretches of time whose ids are ``among`` some.
+
+    The statement leaves the planner one way that is good and none that is bad, so it needs no
+    statistics of the table: each row of a stretch is read once, by the primary key (install, time),
+    whatever is asked about it; ids are compared with a hashed list and not joined.
+    """
+    united = _united(stretches)
+    if not united:
+        return []
+    relation, params = relation_of(
+        ("install_id", "begins", "ends"), ("uuid", "timestamptz", "timestamptz"), united
+    )
+    bounds = [_moment(min(one[1] for one in united)), _moment(max(one[2] for one in united))]
+    is_postgres = connection.vendor == "postgresql"
+    tests = ""
+    for name, ids in among.items():
+        distinct = list(dict.fromkeys(ids))
+        if is_postgres:
+            kind = "uuid" if isinstance(distinct[0], UUID) else "text"
+            tests += f" AND r.{name} = ANY(%s::{kind}[])"
+            bounds.append(distinct)
+        else:
+            tests += f" AND r.{name} IN (SELECT value FROM JSON_EACH(%s))"  # noqa: S608 -- names of the contract
+            bounds.append(json.dumps([_adapted(one) for one in distinct]))
+    source = MODEL_OF[table.name].table_name()
+    test = (
+        "r.install_id = t.install_id AND r.start_at >= t.begins AND r.start_at < t.ends "
+        # The constants let the planner open only the days that are asked for.
+        f"AND r.start_at >= %s AND r.start_at < %s{tests}"
+    )
+    if is_postgres:  # OFFSET 0 and CROSS JOIN fix the order: the stretches lead
+        rows = f"CROSS JOIN LATERAL (SELECT * FROM {source} r WHERE {test} OFFSET 0) r"  # noqa: S608 -- as above
+    else:
+        rows = f"CROSS JOIN {source} r ON {test}"
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT t.place, r.group_id, {columns} FROM {relation} t "  # noqa: S608 -- names of the contract
-            f"JOIN {MODEL_OF[table.name].table_name()} r ON r.install_id = t.install_id "
-            "AND r.batch_id = t.batch_id AND r.received_at = t.received_at "
-            "AND r.start_at >= t.begins AND r.start_at < t.ends "
-            # The constants let the planner open only the days that are asked for.
-            "WHERE r.start_at >= %s AND r.start_at < %s "
-            "AND r.received_at >= %s AND r.received_at <= %s",
-            [*params, *map(_moment, bounds)],
-        )
-        found: list[Sequence[Any]] = cursor.fetchall()
+        cursor.execute(f"SELECT {columns} FROM {relation} t {rows} {more}", [*params, *bounds])  # noqa: S608 -- as above
+        found: list[tuple[Any, ...]] = cursor.fetchall()
     return found
+
+
+def _united(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """The same stretches where none of an install overlaps with another."""
+    made: list[Stretch] = []
+    for install_id, begins, ends in sorted(stretches):
+        if made and made[-1][0] == install_id and begins <= made[-1][2]:
+            made[-1] = (install_id, made[-1][1], max(made[-1][2], ends))
+        else:
+            made.append((install_id, begins, ends))
+    return made
 
 
 def relation_of(

@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from fleet.lib.clock import now
+from telemetry.models import IngestBatch
 from telemetry.relay.encode import Target, encode_traces
-from telemetry.store.relay_open import OpenRun, Unfinished, read_unfinished
+from telemetry.store.relay_open import OpenRun, Unfinished, find_unfinished, read_open
 from tests.telemetry import relay_rows as relay
 from tests.telemetry.builders import INSTALL, S, model_call, push, recent_ns, run, tool_call
 from tests.telemetry.relay_rows import attributes_of
@@ -21,7 +22,7 @@ OPEN = {"start_ns": AT, "end_ns": None, "end_reason": None}
 def lost(*, later: bool = True, **values: object) -> Unfinished:
     """What is found a day after now, or as of just before."""
     until = now() + timedelta(days=1) if later else now() - timedelta(hours=1)
-    return read_unfinished(now() - timedelta(days=2), until, **values)  # type: ignore[arg-type]  # a builder's
+    return find_unfinished(now() - timedelta(days=2), until, **values)  # type: ignore[arg-type]  # a builder's
 
 
 def test_a_run_that_was_never_ended_ends_with_its_last_child() -> None:
@@ -29,7 +30,7 @@ def test_a_run_that_was_never_ended_ends_with_its_last_child() -> None:
     push(tool_call(3, start_ns=AT + S, end_ns=AT + 2 * S))
     found = lost()
     assert found.alive == []
-    (body,) = encode_traces(found.entries, Target())
+    (body,) = encode_traces(read_open(found.due), Target())
     (span,) = relay.spans_in([body])
     assert (span.start_time_unix_nano, span.end_time_unix_nano) == (AT, AT + 5 * S)
     assert attributes_of(span)["hermes.end_reason"] == "unknown"
@@ -38,33 +39,34 @@ def test_a_run_that_was_never_ended_ends_with_its_last_child() -> None:
 
 def test_a_run_without_children_ends_as_it_began() -> None:
     push(run(1, **OPEN))
-    (body,) = encode_traces(lost().entries, Target())
+    (body,) = encode_traces(read_open(lost().due), Target())
     (span,) = relay.spans_in([body])
     assert span.end_time_unix_nano == AT
 
 
 def test_a_run_that_has_ended_or_is_young_is_not_found() -> None:
     push(run(1, start_ns=AT))
-    assert lost().entries == []
+    assert lost().due == []
     push(run(2, run_id="young", **OPEN))
-    assert lost(later=False).entries == []
+    assert lost(later=False).due == []
 
 
 def test_a_run_that_still_gets_children_is_looked_at_again() -> None:
     push(run(1, **OPEN))
     between = now()
     push(model_call(2, start_ns=AT, end_ns=AT + S))
-    first = read_unfinished(between - timedelta(days=1), between)
-    assert first.entries == []
+    first = find_unfinished(between - timedelta(days=1), between)
+    assert first.due == []
     (alive,) = first.alive
     assert (alive.install_id, alive.run_id) == (INSTALL, "run-1")
     assert isinstance(alive, OpenRun)
     later = now() + timedelta(days=1)
-    second = read_unfinished(first.until, later, alive=first.alive)
-    assert sum(entry.count() for entry in second.entries) == 1
+    second = find_unfinished(first.until, later, alive=first.alive)
+    assert second.due == [alive]
     push(run(3, start_ns=AT))
-    third = read_unfinished(first.until, later, alive=first.alive)
-    assert (third.entries, third.alive) == ([], [])
+    third = find_unfinished(first.until, later, alive=first.alive)
+    assert (third.due, third.alive) == ([], [])
+    assert read_open(second.due) == []
 
 
 def test_many_are_found_a_part_at_a_time() -> None:
@@ -72,8 +74,24 @@ def test_many_are_found_a_part_at_a_time() -> None:
         push(run(1, run_id=f"r{number}", **OPEN))
     after, until, found = now() - timedelta(days=1), now() + timedelta(days=1), []
     for _ in range(4):
-        part = read_unfinished(after, until, limit=2)
-        found += [row[0] for entry in part.entries for row in entry.rows["tel_runs"]]
+        part = find_unfinished(after, until, limit=2)
+        found += [one.run_id for one in part.due]
         after = part.until
     assert sorted(found) == ["r0", "r1", "r2"]
     assert after == until
+
+
+def test_more_of_one_batch_than_are_asked_for_are_not_cut_in_two() -> None:
+    push(*(run(number, run_id=f"r{number}", **OPEN) for number in range(5)))
+    after, until = now() - timedelta(days=1), now() + timedelta(days=1)
+    part = find_unfinished(after, until, limit=2)
+    assert len(part.due) == 5
+    assert find_unfinished(part.until, until, limit=2).due == []
+
+
+def test_an_old_run_in_a_new_batch_is_found_by_the_ledgers_hours() -> None:
+    old = recent_ns(3 * 86_400)
+    push(run(1, run_id="old", start_ns=old, end_ns=None, end_reason=None), model_call(2))
+    assert [one.run_id for one in lost().due] == ["old"]
+    IngestBatch.objects.all().delete()  # the ledger forgets before rows go
+    assert [one.run_id for one in lost().due] == ["old"]
