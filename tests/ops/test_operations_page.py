@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -121,8 +122,9 @@ def poor_box(new_box: Callable[[str], Box], template: Box) -> Iterator[tuple[Box
             sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(box.database_name), role)
         )
         connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(role))
-        host = connection.info
-    url = f"postgres://{box.database_name}_user@{host.host}:{host.port}/{box.database_name}"
+    place = urlsplit(box.url)
+    at = f"{place.hostname}:{place.port}"
+    url = f"postgres://{box.database_name}_user@{at}/{box.database_name}"
     yield Box(box.home, url), box
     with psycopg.connect(template.url, autocommit=True) as connection:
         for (name,) in connection.execute(
