@@ -17,11 +17,16 @@ class FleetConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks and gauges, and make our Celery app the current one."""
         from fleet import celery, checks
-        from fleet.watch import gauges
+        from fleet.ops import shown
+        from fleet.watch import gauges, queues, runs, traced
 
         celery.app.set_default()
         checks.register_all()
         gauges.register_own()
+        shown.register_facts()
+        queues.connect()
+        traced.connect()  # before runs: what those write is not the task's own
+        runs.connect()
 
 
 class FleetAdminConfig(AdminConfig):

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
-from celery.signals import beat_embedded_init, beat_init, before_task_publish, setup_logging
+from celery.signals import (
+    beat_embedded_init,
+    beat_init,
+    before_task_publish,
+    setup_logging,
+    worker_init,
+)
+
+from fleet.lib.files_broker import sweep
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleet.settings")
 
@@ -155,6 +163,15 @@ def _note_beat(**_kwargs: object) -> None:
     note_beat("beat")
 
 
+@worker_init.connect
+@beat_init.connect
+def _refuse_halves(**_kwargs: object) -> None:
+    """Do not start between the halves of a restore."""
+    from fleet.half_restored import refuse_start
+
+    refuse_start()
+
+
 @beat_init.connect
 @beat_embedded_init.connect
 def _beat_at_once(**_kwargs: object) -> None:
@@ -163,11 +180,13 @@ def _beat_at_once(**_kwargs: object) -> None:
 
 
 def make_broker_folders() -> None:
-    """Create the plain-file broker's folders; nothing to do for Redis."""
+    """Create the plain-file broker's folders, swept; nothing to do for Redis."""
     options: dict[str, Any] = app.conf.broker_transport_options or {}  # Any: transport's own
     for name in ("data_folder_in", "data_folder_out", "control_folder"):
         if name in options:
             Path(options[name]).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if "data_folder_in" in options:
+        sweep(Path(options["data_folder_in"]))
 
 
 make_broker_folders()

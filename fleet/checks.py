@@ -2,9 +2,9 @@
 
 fleet.E001 the secret key or the pepper is short · E002 the clock is not UTC · E003 a key
 file is readable by others · E004 no host is allowed, or all are · E005 the broker cannot
-be used · E010 PostgreSQL is too old · E011 Redis is too old or away (warning W011 where it
-is away) · W001 debug is on · W002 SQLite behind a public address · W003 the console is
-public without TLS.
+be used · E006 a restore was cut short · E010 PostgreSQL is too old · E011 Redis is too old
+or away (warning W011 where it is away) · W001 debug is on · W002 SQLite behind a public
+address · W003 the console is public without TLS.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from django.conf import settings
 from django.core import checks
 from django.db import DatabaseError, NotSupportedError, connections
 
+from fleet import half_restored
+
 MIN_SECRET_CHARS: Final = 32
 MIN_POSTGRES: Final = 150_000
 """15: the oldest that Django 6.1 talks to, and what the partition statements are tried on."""
@@ -36,6 +38,7 @@ def register_all() -> None:
     """Register every check; called once, when the app is ready."""
     for check in (check_secrets, check_time, check_key_files, check_hosts, check_broker):
         checks.register(check, TAG)
+    checks.register(check_restore, TAG)
     checks.register(check_exposure, checks.Tags.security, deploy=True)
     checks.register(check_database, checks.Tags.database)
     checks.register(check_redis, checks.Tags.database)
@@ -103,6 +106,13 @@ def check_broker(app_configs: _Apps, **kwargs: Any) -> _Found:  # noqa: ANN401, 
         hint = f"Make {settings.FLEET_HOME} writable for the console's user, or set REDIS_URL."
         return [checks.Error(f"The broker's folder: {error.strerror}", hint=hint, id="fleet.E005")]
     return []
+
+
+def check_restore(app_configs: _Apps, **kwargs: Any) -> _Found:  # noqa: ANN401, ARG001  # Any: Django's signature
+    """fleet.E006: the database and the keys belong together."""
+    if not half_restored.is_pending():
+        return []
+    return [checks.Error(half_restored.WHAT, hint=half_restored.MEND, id="fleet.E006")]
 
 
 def check_exposure(app_configs: _Apps, **kwargs: Any) -> _Found:  # noqa: ANN401, ARG001  # Any: Django's signature

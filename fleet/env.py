@@ -118,6 +118,34 @@ def envhosts(name: str) -> list[str]:
     return entries
 
 
+def envshare(name: str, default: float) -> float:
+    """A share of one: 0, 0.25, 1.
+
+    Errors: ImproperlyConfigured for anything else.
+    """
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    if re.fullmatch(r"[01]|[01]?\.\d{1,9}", value) is None or float(value) > 1:
+        raise ImproperlyConfigured(f"{name}: {value!r} is no number from 0 to 1")
+    return float(value)
+
+
+def envheaders(name: str, *, prefix: str) -> dict[str, str]:
+    """Comma-separated ``header=VARIABLE``: names only, each variable begins with ``prefix``.
+
+    Errors: ImproperlyConfigured for anything else; a value is not quoted, it may be the secret.
+    """
+    pairs: dict[str, str] = {}
+    for entry in envlist(name):
+        header, _equals, variable = (part.strip() for part in entry.partition("="))
+        is_header = re.fullmatch(r"[A-Za-z0-9-]{1,80}", header) is not None
+        if not is_header or re.fullmatch(rf"{prefix}[A-Z0-9_]{{1,64}}", variable) is None:
+            raise ImproperlyConfigured(f"{name}: write header={prefix}NAME, values in {prefix}NAME")
+        pairs[header.lower()] = variable
+    return pairs
+
+
 def envsecret(name: str) -> str:
     """A secret from ``NAME`` or from the file that ``NAME_FILE`` names; "" when neither is set.
 

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import structlog
 
+from fleet.lib.traceid import TRACE_ID
+
 MAX_TEXT_CHARS: Final = 2000
 """Longer values are cut: a log line is no place for a document."""
 MAX_FRAMES: Final = 30
@@ -73,11 +75,23 @@ def _input_cut(_logger: object, _name: str, record: _EventDict) -> _EventDict:
     return record
 
 
+_OURS: Final = frozenset({"timestamp", "level", "logger", "request_id", "trace_id"})
+"""Made here, of characters that need no look."""
+
+
+def _traced(_logger: object, _name: str, record: _EventDict) -> _EventDict:
+    """The trace that the line belongs to; one that another process named is no id of ours."""
+    record.pop("trace_id", None)
+    if trace_id := TRACE_ID.get():
+        record["trace_id"] = trace_id
+    return record
+
+
 def _redacted(_logger: object, _name: str, record: _EventDict) -> _EventDict:
     from agent_client.contract.redact import redact_text
 
     for name, value in record.items():
-        if isinstance(value, str) and name not in {"timestamp", "level", "logger", "request_id"}:
+        if isinstance(value, str) and name not in _OURS:
             record[name] = redact_text(value[:MAX_TEXT_CHARS])
     return record
 
@@ -88,6 +102,7 @@ _SHARED: Final[tuple[structlog.typing.Processor, ...]] = (
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.stdlib.PositionalArgumentsFormatter(),
+    _traced,
     structlog.processors.UnicodeDecoder(),
 )
 _RENDERED: Final[tuple[structlog.typing.Processor, ...]] = (

@@ -62,6 +62,15 @@ FLEET_METRICS_TOKEN: Final = env.envsecret("FLEET_METRICS_TOKEN")
 FLEET_METRICS_NETWORKS: Final = env.envnetworks("FLEET_METRICS_NETWORKS", "127.0.0.0/8,::1/128")
 # How long a stopping web process still takes new requests while /readyz says no.
 FLEET_DRAIN_S: Final = env.envint("FLEET_DRAIN_S", 0, minimum=0, maximum=300)
+# Traces of the console itself, by OTLP: the whole address, headers as pairs of a header and the
+# variable that has its value, and which share of all traces.
+FLEET_TRACES_ENDPOINT: Final = env.envstr(
+    "FLEET_TRACES_ENDPOINT", pattern=r"(https?://[^\s/@?#]+(/[^\s@?#]*)?)?"
+)
+FLEET_TRACES_HEADERS_ENV: Final = env.envheaders(
+    "FLEET_TRACES_HEADERS_ENV", prefix="FLEET_OTLP_HDR_"
+)
+FLEET_TRACES_RATIO: Final = env.envshare("FLEET_TRACES_RATIO", 1.0)
 
 _SECRETS: Final = FLEET_HOME / "secrets"
 SECRET_KEY = env.envsecret_made("FLEET_SECRET_KEY", _SECRETS / "secret_key")
@@ -192,7 +201,11 @@ if _REPLICA:
         "PASSWORD": _replica.password,
         "HOST": _replica.host,
         "PORT": _replica.port,
-        "OPTIONS": {"connect_timeout": "2", **DATABASES["default"]["OPTIONS"], **_replica.options},
+        "OPTIONS": {
+            "application_name": "hermes-fleet",
+            "connect_timeout": "2",
+            **_replica.options,
+        },
         "TEST": {"MIRROR": "default"},
     }
     DATABASE_ROUTERS = ["fleet.lib.replica.ReplicaRouter"]
@@ -221,6 +234,7 @@ else:
 
 _BROKER_DIR: Final = FLEET_HOME / "broker"
 CELERY_BROKER_URL = REDIS_URL or "filesystem://localhost"  # unnamed, kombu warns at each start
+CELERY_BROKER_TRANSPORT = None if REDIS_URL else "fleet.lib.files_broker:Transport"
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = (
     {"visibility_timeout": 3600}
     if REDIS_URL

@@ -8,8 +8,9 @@ from datetime import timedelta
 from celery import shared_task
 
 from fleet.lib.clock import now
-from fleet.models import STALE_DAYS, EnrollmentRequest, ProcessBeat
+from fleet.models import SEEN_DAYS, STALE_DAYS, EnrollmentRequest, ProcessBeat, ProcessSeen
 from fleet.policy import ack
+from fleet.watch import life
 
 
 @shared_task(name="fleet.tasks.heartbeat")
@@ -23,6 +24,7 @@ def note_beat(kind: str) -> None:
     ProcessBeat.objects.update_or_create(
         kind=kind, defaults={"at": now(), "hostname": socket.gethostname()[:255]}
     )
+    life.show(kind)
 
 
 @shared_task(name="fleet.tasks.mark_offline")
@@ -33,7 +35,7 @@ def mark_offline() -> int:
 
 @shared_task(name="fleet.tasks.forget_stale")
 def forget_stale() -> int:
-    """Drop sessions that ended, lapsed enrollment requests and old sign-in records; how many."""
+    """Drop ended sessions, lapsed enrollment requests, old sign-ins and processes; how many."""
     from axes.models import AccessAttempt, AccessFailureLog, AccessLog
     from django.contrib.sessions.models import Session
 
@@ -42,6 +44,7 @@ def forget_stale() -> int:
     gone = (
         Session.objects.filter(expire_date__lt=moment),
         EnrollmentRequest.objects.filter(expires_at__lt=before),
+        ProcessSeen.objects.filter(at__lt=moment - timedelta(days=SEEN_DAYS)),
         *(
             model.objects.filter(attempt_time__lt=before)
             for model in (AccessAttempt, AccessFailureLog, AccessLog)

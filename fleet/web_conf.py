@@ -21,8 +21,10 @@ logger_class = "fleet.web_log.JsonLogger"
 # FLEET_VALVE_STORES (3) of them may wait for a slow database; the fourth goes on answering polls.
 threads = 4
 timeout = 60
-# Below what service managers wait before they kill (units: 30 s, Kubernetes: 30 s).
-graceful_timeout = 20
+_drain = os.environ.get("FLEET_DRAIN_S", "").strip()  # a bad one is refused by the settings
+# What is under way is given 20 s, counted from where nothing new is accepted. Below what service
+# managers wait before they kill (tests/deploy holds units, compose and Kubernetes to it).
+graceful_timeout = 20 + (int(_drain) if _drain.isdecimal() else 0)
 # An idle connection holds no thread. A proxy has to let go earlier than this (deploy/nginx: 10 s),
 # or it sends a request into a connection that is just being closed.
 keepalive = 15

@@ -60,13 +60,19 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
     def run(self) -> None:
         """Serve until told to stop; the poll memory lives as long."""
         from fleet.api.polled import LOOKER, headers_of_304  # Django is set up by now, not before
+        from fleet.watch import tracing
+        from fleet.watch.life import Life
 
         self._headers_of_304 = headers_of_304
         LOOKER.start()
+        life = Life("web")
+        life.start()
         try:
             super().run()
         finally:
+            life.stop()
             LOOKER.stop()
+            tracing.stop()
 
     def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ANN401 -- gunicorn's own
         """Told to stop: not ready from now on, and after FLEET_DRAIN_S nothing more is accepted.

@@ -17,6 +17,9 @@ if "prometheus_client" not in sys.modules:  # on import it decides where it coun
 _django = get_wsgi_application()
 
 from fleet.api.polled import PollsFirst  # noqa: E402 -- it needs the settings to be set up
+from fleet.half_restored import refuse_start  # noqa: E402 -- as above
+
+refuse_start()
 
 application = PollsFirst(_django)  # type: ignore[arg-type]  # the stubs name their own protocol
 

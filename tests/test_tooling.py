@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,15 +134,25 @@ def run_ci(tmp_path: Path, *present: str, user_id: int = 0) -> str:
 
 
 def test_continuous_integration_runs_make_test_and_nothing_cleverer(tmp_path: Path) -> None:
-    assert run_ci(tmp_path, "chromium", "fish", "redis-server", "zsh") == "make test CI=true\n"
+    present = ("chromium", "fish", "nginx", "redis-server", "systemd-analyze", "zsh")
+    assert run_ci(tmp_path, *present) == "make test CI=true\n"
 
 
 def test_continuous_integration_installs_what_the_system_lacks(tmp_path: Path) -> None:
     calls = run_ci(tmp_path, "google-chrome").splitlines()
     assert [call.split()[0] for call in calls] == ["apt-get", "apt-get", "make"]
     assert "redis-server" in calls[1]
-    assert {"fish", "zsh"} <= set(calls[1].split())
+    assert {"fish", "nginx-light", "systemd", "zsh"} <= set(calls[1].split())
     assert "chromium" not in calls[1]
+
+
+def test_a_checker_that_a_test_misses_is_installed_in_continuous_integration() -> None:
+    """With CI=true its absence is a failure, so the run has to bring it itself."""
+    texts = "".join(path.read_text() for path in (ROOT / "tests/deploy").glob("*.py"))
+    named = set(re.findall(r"apt-get install ([\w-]+)\)", texts))
+    assert named == {"nginx-light", "systemd"}
+    installed = set(re.findall(r"echo ([\w-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    assert named <= installed
 
 
 def test_continuous_integration_installs_nothing_as_an_ordinary_user(tmp_path: Path) -> None:

@@ -9,13 +9,19 @@ from typing import Final
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 
-from fleet.console import health_views, publish_views, sync_views
+from fleet.console import health_views, operations_views, publish_views, sync_views
 from fleet.console.registry import Page
 
 OWN_PAGES: Final = (
     Page("publish/", "console-publish", publish_views.publish, "fleet.view_policyrevision"),
     Page("sync/", "console-sync", sync_views.sync_state, "fleet.view_install"),
     Page("health/", "console-health", health_views.health, "fleet.view_processbeat"),
+    Page(
+        "operations/",
+        "console-operations",
+        operations_views.operations,
+        "fleet.view_processbeat",
+    ),
 )
 
 

@@ -215,6 +215,12 @@ UNFOLD: Final[dict[str, object]] = {
                         "fleet.view_processbeat",
                     ),
                     _item(
+                        _("Operations"),
+                        "monitor_heart",
+                        "admin:console-operations",
+                        "fleet.view_processbeat",
+                    ),
+                    _item(
                         _("Audit log"),
                         "fact_check",
                         _lists("fleet_changerecord"),

@@ -27,8 +27,10 @@ from fleet.models.policy import (
     PolicyRevision,
     PolicyTarget,
 )
+from fleet.models.watched import SEEN_DAYS, ProcessSeen, TaskRun
 
 __all__ = [
+    "SEEN_DAYS",
     "STALE_DAYS",
     "Approval",
     "ChangeRecord",
@@ -53,6 +55,8 @@ __all__ = [
     "PolicyRevision",
     "PolicyTarget",
     "ProcessBeat",
+    "ProcessSeen",
     "RequestStatus",
     "SyncState",
+    "TaskRun",
 ]

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from django.conf import settings
 from django.db import connection, transaction
 
 from fleet.audit import record_change
+from fleet.half_restored import MEND, WHAT, is_pending
 from fleet.lib.clock import now
 from fleet.models import ChangeRecord, Fleet
 from fleet.ops import archive, postgres, secret_parts, sqlite
@@ -103,8 +104,9 @@ def stream_backup(
     """The same onto a pipe, which cannot be read back. Errors: OpsError."""
     counting = _Counting(out)
     scratch = Path(settings.FLEET_HOME)
+    pipe = cast("IO[bytes]", counting)  # written and flushed, no more
     manifest = write_backup(
-        counting, say, passphrase=passphrase, with_secrets=with_secrets, scratch=scratch
+        pipe, say, passphrase=passphrase, with_secrets=with_secrets, scratch=scratch
     )
     out.flush()
     _record("-", manifest, counting.size_bytes, is_sealed=bool(passphrase))
@@ -115,6 +117,8 @@ def write_backup(
     out: IO[bytes], say: Say, *, passphrase: bytes, with_secrets: bool, scratch: Path
 ) -> Manifest:
     """Write all members and the manifest. Errors: OpsError."""
+    if is_pending():
+        raise OpsError(f"{WHAT} {MEND}")
     with archive_writer(out, passphrase) as writer:
         made_at = now()
         if connection.vendor == "postgresql":

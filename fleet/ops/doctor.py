@@ -27,7 +27,6 @@ from fleet.ops import hooks, postgres
 from fleet.ops.backup import last_backup
 from fleet.ops.files import OpsError
 from fleet.ops.hooks import Finding, Severity
-from fleet.ops.restore import JOURNAL
 from fleet.ops.secret_parts import FILES_OF, held_secrets
 
 BACKUP_WARN: Final = timedelta(hours=36)
@@ -46,7 +45,7 @@ def examine() -> list[Finding]:
     """All findings; never raises for what it is there to find."""
     found = list(_probes())
     is_up = not any(each.name == "database" and each.severity == "error" for each in found)
-    looks: list[hooks.Look] = [look_at_files, look_at_address, look_at_static, look_at_restore]
+    looks: list[hooks.Look] = [look_at_files, look_at_address, look_at_static]
     if is_up:
         looks += [look_at_database, look_at_clock, look_at_backup, *hooks.doctors()]
     looks.append(lambda: _checks(is_up=is_up))
@@ -146,14 +145,6 @@ def look_at_static() -> list[Finding]:
         return [Finding("static", "ok", f"Collected in {settings.STATIC_ROOT}")]
     mend = "Run: manage.py collectstatic --noinput"
     return [Finding("static", "error", f"Not collected in {settings.STATIC_ROOT}", mend)]
-
-
-def look_at_restore() -> list[Finding]:
-    """Whether a restore was cut short."""
-    if not (Path(settings.FLEET_HOME) / JOURNAL).exists():
-        return []
-    mend = "Stop the console, then run: manage.py restore --finish"
-    return [Finding("restore", "error", "A restore was cut short", mend)]
 
 
 def look_at_database() -> list[Finding]:

@@ -2,8 +2,9 @@
 
 1. Every digest is held, and what cannot be restored here is refused. 2. The database is filled
 beside the present one, every table held against the manifest, migrated to this version, and
-mended (``mend``). 3. Keys and secrets are staged, and a note of it is left (JOURNAL). 4. The
-databases change places: the one moment of the change. 5. Keys and secrets move in, the note goes.
+mended (``mend``). 3. Keys and secrets are staged, and a note of it is left (``half_restored``).
+4. The databases change places: the one moment of the change. 5. Keys and secrets move in, the note
+goes.
 Killed before 4 the old console is there; after it the note makes ``restore --finish`` end 5.
 """
 
@@ -28,6 +29,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models import F
 
 from fleet.audit import record_change, verify_chain
+from fleet.half_restored import journal_path
 from fleet.lib.clock import now
 from fleet.models import ChangeRecord, Fleet, InstallPolicy
 from fleet.ops import hooks, secret_places
@@ -37,7 +39,6 @@ from fleet.ops.manifest import Manifest, TableFacts
 from fleet.ops.staging import Staging, django_at, staging_for
 
 ACTION: Final = "restore"
-JOURNAL: Final = "restore-pending.json"
 SAFE_ACTIONS: Final = ("erase", "revoke", "quarantine", "rotate", "publish", "roll_back")
 """Changes that matter most when they are lost: what was taken back is there again."""
 
@@ -90,15 +91,15 @@ def restore(archive: Archive, say: Say, *, replaces: bool, keeps_secrets: bool) 
     try:
         lost, notes = _fill(staging, archive, say, stamp=stamp, was_empty=was_empty)
         secret_places.stage(placing, staged)
-        _write_journal(home, {"id": stamp, "staged": staged.name, "database": staging.name()})
+        _write_journal({"id": stamp, "staged": staged.name, "database": staging.name()})
         kept = staging.swap()
     except BaseException:
-        (home / JOURNAL).unlink(missing_ok=True)
+        journal_path().unlink(missing_ok=True)
         shutil.rmtree(staged, ignore_errors=True)
         staging.drop()
         raise
     moved = secret_places.move_in(staged, stamp)
-    (home / JOURNAL).unlink()
+    journal_path().unlink()
     notes += placing.notes + ((f"In place under FLEET_HOME: {', '.join(moved)}.",) if moved else ())
     return Restored(archive.manifest, kept, notes, lost)
 
@@ -195,8 +196,8 @@ def _lost_changes(newest: int, stamp: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------- after a kill
 
 
-def _write_journal(home: Path, content: dict[str, str]) -> None:
-    with whole_file(home / JOURNAL) as out:
+def _write_journal(content: dict[str, str]) -> None:
+    with whole_file(journal_path()) as out:
         out.write(json.dumps(content).encode())
 
 
@@ -204,13 +205,13 @@ def finish_pending(say: Say) -> bool:
     """End a restore that was killed: forward when the databases changed places, else back."""
     home = Path(settings.FLEET_HOME)
     try:
-        pending = json.loads((home / JOURNAL).read_bytes())
+        pending = json.loads(journal_path().read_bytes())
         stamp, staged = str(pending["id"]), home / Path(str(pending["staged"])).name
         database = str(pending["database"])
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OpsError(f"{home / JOURNAL} cannot be read ({type(error).__name__}).") from error
+        raise OpsError(f"{journal_path()} cannot be read ({type(error).__name__}).") from error
     if _was_swapped(stamp):
         moved = secret_places.move_in(staged, stamp)
         say(f"The restore of {stamp} was cut short; now it is complete ({', '.join(moved)}).")
@@ -223,7 +224,7 @@ def finish_pending(say: Say) -> bool:
             for path in Path(database).parent.glob(f"{Path(database).name}*"):
                 path.unlink(missing_ok=True)
         say(f"The restore of {stamp} was cut short; nothing had changed, what it left is gone.")
-    (home / JOURNAL).unlink()
+    journal_path().unlink()
     return True
 
 

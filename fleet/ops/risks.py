@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
 from django.db import migrations, models
@@ -50,13 +51,29 @@ class Judged:
     reasons: tuple[str, ...] = ()
 
 
-def judge(migration: Migration, before: ProjectState) -> Judged:
-    """The risk of a migration, from the state of the models before it. Pure."""
+def models_made(migration: Migration) -> set[str]:
+    """Models whose tables a migration makes, in lower case."""
+    return {
+        one.name_lower
+        for operation in migration.operations
+        for one in _of_database(operation)
+        if isinstance(one, migrations.CreateModel)
+    }
+
+
+def judge(
+    migration: Migration, before: ProjectState, new_models: frozenset[str] = frozenset()
+) -> Judged:
+    """The risk of a migration, from the state of the models before it. Pure.
+
+    ``new_models``: models of its app that the release before does not know, because migrations
+    that are pending together with this one make them; nobody uses their tables yet.
+    """
     name = f"{migration.app_label}.{migration.name}"
     said = hooks.stated(name)
     if said is not None:
         return Judged(name, said.risk, (said.why,))
-    state, made, reasons = before.clone(), set[str](), list[str]()
+    state, made, reasons = before.clone(), set(new_models), list[str]()
     for operation in migration.operations:
         for one in _of_database(operation):
             if isinstance(one, migrations.CreateModel):
@@ -114,10 +131,10 @@ def _reason_of_table(
 
 
 def _reason_of_new_field(
-    field: models.Field,
+    field: Any,  # noqa: ANN401  # Any: of whatever it holds, the stubs know not all of it
     table: str,
     *,
-    is_live: bool,  # type: ignore[type-arg]  # of whatever it holds
+    is_live: bool,
 ) -> str:
     has_default = field.db_default is not models.NOT_PROVIDED
     if not (field.null or has_default or field.many_to_many):

@@ -96,8 +96,8 @@ def close_for_good(path: Path) -> None:
     if not path.exists():
         return
     refusal = (
-        f"Somebody has {path} open. Stop the console first (systemctl stop fleet-web "
-        "fleet-worker fleet-beat, or Ctrl-C in its terminal)."
+        f"Somebody has {path} open. Stop the console first (systemctl stop fleet.target "
+        "fleet-web.socket, or Ctrl-C in its terminal)."
     )
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=0.5, isolation_level=None)) as held:

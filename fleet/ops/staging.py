@@ -204,7 +204,7 @@ class PostgresStaging:
         if others:
             raise OpsError(
                 f"Others are connected to {self._name}: {', '.join(others[:5])}.\nStop the console "
-                "first: systemctl stop fleet-web fleet-worker fleet-beat"
+                "first: systemctl stop fleet.target fleet-web.socket"
             )
 
     def swap(self) -> str:

@@ -24,7 +24,7 @@ from fleet.ops import doctor, hooks, postgres, sqlite
 from fleet.ops.backup import last_backup
 from fleet.ops.files import OpsError
 from fleet.ops.hooks import Finding, Severity
-from fleet.ops.risks import Judged, judge
+from fleet.ops.risks import Judged, judge, models_made
 
 BACKUP_FRESH: Final = timedelta(hours=24)
 RUNS_WITHIN: Final = timedelta(seconds=60)
@@ -42,11 +42,14 @@ def pending() -> list[Judged]:
     """The migrations to come, in order, each with its risk."""
     executor = MigrationExecutor(connection)
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    judged = []
+    judged: list[Judged] = []
+    made: dict[str, set[str]] = {}
     for migration, _back in plan:
         node = (migration.app_label, migration.name)
         state = executor.loader.project_state([node], at_end=False)
-        judged.append(judge(migration, state))
+        new_models = made.setdefault(migration.app_label, set())
+        judged.append(judge(migration, state, frozenset(new_models)))
+        new_models |= models_made(migration)
     return judged
 
 
@@ -103,11 +106,11 @@ def _look_at_processes(steps: list[Judged]) -> list[Finding]:
         for beat in ProcessBeat.objects.filter(at__gte=now() - RUNS_WITHIN)
     ]
     if running and needs_window:
-        mend = "systemctl stop fleet-web fleet-worker fleet-beat"
+        mend = "systemctl stop fleet.target fleet-web.socket"
         detail = f"{', '.join(running)} of the release before; {needs_window[0]} needs a window"
         return [Finding("processes", "error", detail, mend)]
     if running and steps:
-        mend = "Restart them afterwards: systemctl restart fleet-web fleet-worker fleet-beat"
+        mend = "Restart them afterwards: systemctl restart fleet.target"
         return [Finding("processes", "warn", f"{', '.join(running)}: they may go on", mend)]
     return [Finding("processes", "ok", "None of the release before was seen within a minute")]
 

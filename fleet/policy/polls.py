@@ -165,9 +165,13 @@ class PollMemory:
         with self._lock:
             held = dict(self._held)
         if held:
-            wanted = self._wanted(held)
-            for part in batched(wanted.items(), CHUNK):
-                self._renew(dict(part))
+            try:
+                wanted = self._wanted(held)
+                for part in batched(wanted.items(), CHUNK):
+                    self._renew(dict(part))
+            except BaseException:
+                self._last_change = None  # what the trail said was not asked about: ask about all
+                raise
             self._forget_idle()
         else:
             self._last_change = None

@@ -32,7 +32,12 @@ def _has_token(request: HttpRequest) -> bool:
 
 def _is_near(request: HttpRequest) -> bool:
     is_forwarded = any(name in request.META for name in FORWARDED)
-    if is_forwarded and not is_trusted_peer(request):
+    if is_forwarded and not (is_trusted_peer(request) and _is_said_for_whom(request)):
         return False
     address = client_address(request)
     return any(is_in_network(address, network) for network in settings.FLEET_METRICS_NETWORKS)
+
+
+def _is_said_for_whom(request: HttpRequest) -> bool:
+    """Without it the proxy's own address would pass for the caller's."""
+    return bool(str(request.META.get("HTTP_X_FORWARDED_FOR", "")).replace(",", " ").strip())

@@ -24,7 +24,7 @@ _STATE: Final = StateCollector()
 
 def answer_of(request: HttpRequest) -> HttpResponse | None:
     """The answer, when the request's path is one of ours."""
-    view = _VIEWS.get(request.path_info)
+    view = view_of(request.path_info)
     if view is None:
         return None
     if request.method not in {"GET", "HEAD"}:
@@ -32,6 +32,11 @@ def answer_of(request: HttpRequest) -> HttpResponse | None:
             ApiProblem("method_not_allowed", headers={"Allow": "GET, HEAD"}), request
         )
     return view(request)
+
+
+def view_of(path: str) -> Callable[[HttpRequest], HttpResponse] | None:
+    """What answers at this path, if it is one of ours."""
+    return _VIEWS.get(path)
 
 
 def livez(request: HttpRequest) -> HttpResponse:  # noqa: ARG001  # a view's signature

@@ -11,6 +11,7 @@ from django.http.response import HttpResponseBase
 
 from fleet.watch.answers import answer_of
 from fleet.watch.figures import count_request
+from fleet.watch.traced import traced_request
 
 type _View = Callable[[HttpRequest], HttpResponseBase]
 
@@ -32,10 +33,13 @@ class WatchMiddleware:
         if answer is not None:
             return answer
         began_s = time.perf_counter()
-        response = self._get_response(request)
+        with traced_request(request) as traced:
+            response = self._get_response(request)
+            route, method = route_of(request), request.method or ""
+            traced.end(route=route, method=method, status=response.status_code)
         count_request(
-            route=route_of(request),
-            method=request.method or "",
+            route=route,
+            method=method,
             status=response.status_code,
             took_s=time.perf_counter() - began_s,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from django.contrib import admin, messages
@@ -76,7 +77,7 @@ class ExportJobAdmin(FactAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Beside the usual ones: an estimate, the progress, and what is done with an export."""
         view = self.admin_site.admin_view
-        own = [
+        own: list[tuple[str, Callable[..., HttpResponse], str]] = [
             ("estimate/", self.estimate_view, "estimate"),
             ("<int:pk>/progress/", self.progress_view, "progress"),
             ("<int:pk>/cancel/", self.cancel_view, "cancel"),

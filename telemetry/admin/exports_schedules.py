@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -80,7 +81,7 @@ class ExportScheduleAdmin(ConsoleAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Beside the usual ones: the preview, and what is done with a schedule."""
         view = self.admin_site.admin_view
-        own = [
+        own: list[tuple[str, Callable[..., HttpResponse], str]] = [
             ("preview/", self.preview_view, "preview"),
             ("<int:pk>/run/", self.run_view, "run"),
             ("<int:pk>/switch/", self.switch_view, "switch"),

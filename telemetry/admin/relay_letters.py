@@ -41,9 +41,9 @@ class TargetFilter(admin.SimpleListFilter):
     ) -> QuerySet[DeadLetter]:
         """Its letters."""
         value = self.value() or ""
-        if not value.isdigit():
+        if not value.isdecimal():
             return queryset
-        return queryset.filter(**{f"{self.parameter_name}_id": int(value)})
+        return queryset.filter(**{f"{self.parameter_name}_id": int(value[:18])})
 
 
 class CollectorFilter(TargetFilter):

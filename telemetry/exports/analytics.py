@@ -223,7 +223,8 @@ def forget_erased(folder: Path, state: State) -> Iterator[DayDone]:
 
     A day that is still here was copied again without them; this is for the days that are not.
     """
-    ids = {str(pk) for pk in Erasure.objects.values_list("install_id", flat=True)} - state.erased
+    asked = dict(Erasure.objects.values_list("install_id", "state"))
+    ids = {str(pk) for pk in asked} - state.erased
     if not ids:
         return
     named = [one for one in copied_datasets() if any(c.name == "install_id" for c in one.columns)]
@@ -234,5 +235,6 @@ def forget_erased(folder: Path, state: State) -> Iterator[DayDone]:
                 gone += rewrite_without(path, "install_id", ids)
         if gone:
             yield DayDone(date.fromisoformat(day), 0, 0, gone)
-    state.erased |= ids
+    # While one is under way its rows may be copied once more: it is looked at again.
+    state.erased |= {str(pk) for pk, word in asked.items() if word == Erasure.State.DONE}
     state.write()

@@ -7,6 +7,7 @@ file that says something else than its order: both are refused before anything i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from typing import Final
 from uuid import UUID
@@ -188,7 +189,7 @@ def _groups(values: Sequence[object]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _refuse_missing(what: str, asked: Sequence[object], known: set[object] | set[UUID]) -> None:
+def _refuse_missing(what: str, asked: Sequence[object], known: AbstractSet[object]) -> None:
     missing = [value for value in asked if value not in known]
     if missing:
         raise ChoiceRefused(

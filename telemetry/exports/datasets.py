@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from django.db.models import Model
 from django.utils.translation import gettext_lazy as _
-from django_stubs_ext import StrOrPromise
 
 from agent_client.contract.tables import Table
 from fleet.models import ChangeRecord, Install
@@ -31,6 +30,9 @@ from telemetry.models import (
     ToolCallsCell,
     Unit,
 )
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 EXPORT_CONTENT: Final = "telemetry.export_content"
 PAGE_ROWS: Final = 5_000

@@ -7,6 +7,7 @@ bytes of the same pages: a part that is written again after a death has the same
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -30,6 +31,10 @@ _CSV_MARKS: Final = ('"', ",", "\r", "\n", "\x00")
 _BLANKS: Final = " \u00a0\ufeff\x00"
 """What a spreadsheet leaves out before it looks at a cell."""
 _SUSPECT: Final = frozenset({*FORMULA_STARTS, *_BLANKS})
+_PARTERS: Final = ";\t\r\n"
+"""What parts cells and rows for a spreadsheet that takes no comma, as in half of Europe: what
+stands behind one begins a cell there, whatever the quotes say."""
+_STARTS_INSIDE: Final = re.compile(rf"([{_PARTERS}][{_BLANKS}]*)(?=[-=+@\uff1d\uff0b\uff0d\uff20])")
 SCHEMA_KEY: Final = b"hermes_fleet"
 
 
@@ -148,7 +153,7 @@ def _cells(column: Column, values: Values) -> Sequence[str]:
         return ["" if v is None else str(v) for v in values] if has_gap else list(map(str, values))
     texts = [value or "" for value in values] if None in values else values
     whole = "".join(texts)
-    is_plain = not any(mark in whole for mark in _CSV_MARKS)
+    is_plain = not any(mark in whole for mark in (*_CSV_MARKS, *_PARTERS))
     if is_plain and _SUSPECT.isdisjoint({text[:1] for text in texts}):
         return texts
     made = {text: _quoted(inert(text)) for text in set(texts)}
@@ -165,6 +170,7 @@ def inert(text: str) -> str:
     """A text that no spreadsheet computes and no reader stumbles over: a quote in front, no NUL."""
     if text.lstrip(_BLANKS).startswith(FORMULA_STARTS):
         text = f"'{text}"
+    text = _STARTS_INSIDE.sub(r"\1'", text)
     return text.replace("\x00", "\\x00")
 
 

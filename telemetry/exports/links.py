@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -17,17 +18,20 @@ from django.core import signing
 from django.urls import reverse
 
 from fleet.audit import record_change
+from fleet.lib.clock import now
+from fleet.models import ChangeRecord
+from telemetry.exports.allowed import DOWNLOAD, has_content, lacking_for
 from telemetry.exports.archive import Entry, zip_stream
 from telemetry.exports.datasets import DATASETS, EXPORT_CONTENT
 from telemetry.exports.destinations import ResultStore, open_store
 from telemetry.exports.run import MANIFEST
 from telemetry.models import ExportFile, ExportJob
 
-DOWNLOAD: Final = "telemetry.download_exportjob"
 SALT: Final = "telemetry.exports.links.file"
 """The purpose: a token signed for anything else is none here."""
 WHOLE: Final = "zip"
 LINK_ACTOR: Final = "export link"
+DOWNLOADED: Final = "export.download"
 MEDIA: Final = {
     "ndjson": "application/x-ndjson",
     "json": "application/json",
@@ -63,22 +67,15 @@ class Served:
             return iter([self.content[start:end]])
         store = open_store(self.job.destination, self.job)
         if self.size_bytes is None:
-            return zip_stream(_entries(self.job, store))
+            manifest = store.read_all(MANIFEST)
+            return zip_stream(_entries(self.job, store, manifest))
         return store.read(self.name, start, self.size_bytes if end is None else end)
-
-
-def has_content(job: ExportJob) -> bool:
-    """Whether the result holds what people and agents said."""
-    return any(name in DATASETS and DATASETS[name].is_content for name in job.datasets)
 
 
 def may_download(job: ExportJob, person: Person) -> bool:
     """Whether somebody may have the result, or a link to it: as who ordered it had to."""
-    if not isinstance(person, PermissionsMixin) or not person.has_perm(DOWNLOAD):
-        return False
-    return all(
-        name in DATASETS and person.has_perm(DATASETS[name].permission) for name in job.datasets
-    )
+    is_known = all(name in DATASETS for name in job.datasets)
+    return is_known and not lacking_for(person or AnonymousUser(), job.datasets, also=DOWNLOAD)
 
 
 def signed_path(file: ExportFile) -> str:
@@ -113,13 +110,14 @@ def check(token: str, person: Person = None) -> Served:
     job = jobs.filter(uid=key, state=ExportJob.State.DONE).first()
     if job is None:
         raise LinkRefused
-    if has_content(job) and not (may_download(job, person) and _has_content_right(person)):
+    if has_content(job.datasets) and not (may_download(job, person) and _has_content_right(person)):
         raise LinkForbidden
     return _served(job, what)
 
 
 def _has_content_right(person: Person) -> bool:
-    return isinstance(person, PermissionsMixin) and person.has_perm(EXPORT_CONTENT)
+    rights: object = person
+    return isinstance(rights, PermissionsMixin) and rights.has_perm(EXPORT_CONTENT)
 
 
 def _served(job: ExportJob, what: str) -> Served:
@@ -137,22 +135,39 @@ def _served(job: ExportJob, what: str) -> Served:
     return Served(job, file.name, media, file.size_bytes, file.sha256)
 
 
-def _entries(job: ExportJob, store: ResultStore) -> Iterator[Entry]:
-    data = store.read_all(MANIFEST)
+def _entries(job: ExportJob, store: ResultStore, data: bytes) -> Iterator[Entry]:
     yield Entry(MANIFEST, job.finished_at or job.created_at, len(data), iter([data]))
     for file in job.files.order_by("dataset", "part"):
         pieces = store.read(file.name, 0, file.size_bytes)
         yield Entry(file.name, file.written_at, file.size_bytes, pieces)
 
 
-def record_download(served: Served, person: Person) -> None:
-    """The audit row of a download that begins."""
+def record_download(served: Served, person: Person, *, is_later_part: bool = False) -> None:
+    """The audit row of a download that begins.
+
+    A later part needs none when the same caller had a row of this file while the link was good:
+    a player or a resumed copy asks for many. Without one it is a download like any other, or
+    everything but the first byte could be had unseen.
+    """
     is_known = isinstance(person, AbstractBaseUser)
+    actor = person if isinstance(person, AbstractBaseUser) else LINK_ACTOR
+    post = {"file": served.name, "sha256": served.sha256, "by_session": is_known}
+    if is_later_part:
+        life = timedelta(minutes=settings.FLEET_EXPORT_LINK_MINUTES)
+        rows = ChangeRecord.objects.filter(
+            action=DOWNLOADED,
+            object_type=served.job._meta.model_name,  # Django's public Meta API
+            object_id=str(served.job.pk),
+            actor=str(actor)[:200],
+            at__gte=now() - life,
+        )
+        if any(row.post == post for row in rows):
+            return
     record_change(
-        actor=person if isinstance(person, AbstractBaseUser) else LINK_ACTOR,
-        action="export.download",
+        actor=actor,
+        action=DOWNLOADED,
         target=served.job,
         pre=None,
-        post={"file": served.name, "sha256": served.sha256, "by_session": is_known},
+        post=post,
         reason=served.job.reason,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -25,6 +25,9 @@ ADD_EXPORT: Final = "telemetry.add_exportjob"
 MIN_REASON_CHARS: Final = 10
 """A reason that a reviewer can judge; as for reading content."""
 MAX_KEEP_DAYS: Final = 3650
+MAX_WINDOW: Final = timedelta(days=3660)
+"""Ten years. Days are looked at one by one: all that a calendar has would take longer than a lease,
+and whoever took it over would begin again."""
 MAX_OPEN: Final = 500
 """Exports that wait or run: a script that orders in a loop must not fill the table."""
 
@@ -74,6 +77,8 @@ def check_order(order: Order, person: Person | None) -> list[Dataset]:
         raise ExportRefused(_("The format is one of %s.") % ", ".join(ExportFormat.values))
     if order.start_at >= order.end_at:
         raise ExportRefused(_("The window is empty: its end lies before its start."))
+    if order.end_at - order.start_at > MAX_WINDOW:
+        raise ExportRefused(_("A window is at most %s days long.") % MAX_WINDOW.days)
     if not 1 <= order.keep_days <= MAX_KEEP_DAYS:
         raise ExportRefused(_("A result is kept for 1 to %s days.") % MAX_KEEP_DAYS)
     if order.destination is not None and not order.destination.is_enabled:
@@ -201,9 +206,13 @@ def retry_job(pk: int, actor: Actor) -> bool:
             return False
         job.state = ExportJob.State.WAITING
         job.attempt_count, job.not_before = 0, None
-        job.finished_at = job.expires_at = None
+        # Whoever asked for an end while it was failing is overruled by who wants it now.
+        job.finished_at = job.expires_at = job.cancel_asked_at = None
         job.save(
-            update_fields=["state", "attempt_count", "not_before", "finished_at", "expires_at"]
+            update_fields=[
+                *("state", "attempt_count", "not_before", "finished_at", "expires_at"),
+                "cancel_asked_at",
+            ]
         )
         transaction.on_commit(nudge)
         record_change(

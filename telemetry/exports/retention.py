@@ -2,7 +2,8 @@
 
 The console removes what it keeps itself. A result in a folder or an object store is the operator's:
 the console forgets it at the same time and no longer hands it out, but leaves the files where they
-are; their life is a rule of that store. What a cancelled export wrote is removed everywhere.
+are; their life is a rule of that store. What a cancelled export wrote, and what may hold rows of an
+erased install, is removed everywhere; a place that is away then is named in the audit trail.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
 from fleet.audit import record_change
@@ -66,22 +67,23 @@ def expire_results(moment: datetime | None = None) -> list[int]:
 def expire_erased() -> list[int]:
     """Let results go that may hold rows of an install that was erased after they were ordered."""
     # Long enough for an erasure that was under way while an export of its rows was.
-    young = Erasure.objects.filter(requested_at__gte=now() - timedelta(days=30))
-    erased = list(young.values_list("pk", "requested_at"))
+    moment = now()
+    is_young = Q(finished_at=None) | Q(finished_at__gte=moment - timedelta(days=30))
+    # Rows are there until it is finished, for an export ordered meanwhile as well.
+    erased = [
+        (pk, finished_at or moment)
+        for pk, finished_at in Erasure.objects.filter(is_young).values_list("pk", "finished_at")
+    ]
     if not erased:
         return []
-    oldest = min(at for _, at in erased)
     jobs = ExportJob.objects.filter(state__in=_HELD, created_at__lte=max(at for _, at in erased))
     found = []
-    for job in jobs.select_related("destination").filter(finished_at__gte=oldest - LONGEST_KEPT):
+    for job in jobs.select_related("destination"):
         hit = [pk for pk, at in erased if at >= job.created_at and _may_hold(job, pk)]
         words = _("It may have held rows of an install that was erased.")
-        if hit and _expire(job, words):
+        if hit and _expire(job, words, is_everywhere=True):
             found.append(job.pk)
     return found
-
-
-LONGEST_KEPT: Final = timedelta(days=3650)
 
 
 def _may_hold(job: ExportJob, install_id: UUID) -> bool:
@@ -109,16 +111,26 @@ def _due(moment: datetime) -> Iterator[ExportJob]:
     yield from jobs.select_related("destination").order_by("expires_at")[:MAX_A_ROUND]
 
 
-def _expire(job: ExportJob, words: str) -> bool:
+def _expire(job: ExportJob, words: str, *, is_everywhere: bool = False) -> bool:
     """Files first, then the row: a death in between is taken up by the next round."""
     is_own = job.destination_id is None
+    removed: list[str] = []
     try:
-        removed = remove_files(job) if is_own else []
+        if is_own or is_everywhere:
+            removed = remove_files(job)
     except ExportFault as fault:
         logger.warning("export_not_removed", job=job.pk, words=fault.words)
-        return False
-    if not is_own:
-        words = f"{words} " + _("Its files are the operator's, and were left where they are.")
+        if is_own:
+            return False
+        # Handed out no more, whether its place comes back or not; a person has to look there.
+        words = f"{words} " + _("Its files could not be removed: %s") % fault.words
+    else:
+        if not is_own:
+            words = f"{words} " + (
+                _("Its files were removed there as well.")
+                if is_everywhere
+                else _("Its files are the operator's, and were left where they are.")
+            )
     with transaction.atomic():
         expired = ExportJob.objects.filter(pk=job.pk, state=job.state).update(
             state=ExportJob.State.EXPIRED, expires_at=min(job.expires_at or now(), now())

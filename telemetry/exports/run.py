@@ -16,15 +16,17 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import structlog
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
 from django.db.models import F, Q, Sum
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
@@ -49,6 +51,9 @@ BUDGET_S: Final = 20.0
 LEASE: Final = timedelta(minutes=2)
 """Longer than a page and an upload of a part take; a dead worker's job rests that long."""
 RENEW_EVERY_S: Final = 3.0
+KEEP_EVERY_S: Final = 30.0
+KEEP_MAX_S: Final = 1_800.0
+"""A part that goes up a slow line takes longer than a lease, and asks nobody meanwhile."""
 MAX_ATTEMPTS: Final = 12
 FIRST_DELAY_S: Final = 10
 LONGEST_DELAY_S: Final = 900
@@ -92,6 +97,31 @@ class _Hold:
             is_ours = ExportJob.objects.filter(self.mine()).exists()
         if not is_ours:
             raise Stopped
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A block in which a thread renews the lease, for KEEP_MAX_S at most.
+
+        Whoever lost it all the same learns that at the next step, which is conditional.
+        """
+        is_over = threading.Event()
+
+        def renew() -> None:
+            ends_at_s = time.monotonic() + KEEP_MAX_S
+            try:
+                while not is_over.wait(KEEP_EVERY_S) and time.monotonic() < ends_at_s:
+                    with suppress(DatabaseError, InterfaceError):
+                        ExportJob.objects.filter(self.mine()).update(lease_until=now() + LEASE)
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=renew, name="export-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
 
 def run_job(pk: int, *, budget_s: float = BUDGET_S) -> ExportJob:
@@ -185,7 +215,8 @@ def _do_part(hold: _Hold, datasets: list[Dataset], store: ResultStore) -> None:
     index, number = int(job.cursor.get("dataset", 0)), int(job.cursor.get("part", 1))
     dataset = datasets[index]
     place = Place.from_list(job.cursor.get("place"), key_kinds(dataset))
-    part = write_part(job, dataset, number, place, store, on_page=hold.on_page)
+    with hold.kept():
+        part = write_part(job, dataset, number, place, store, on_page=hold.on_page)
     if part is None:
         _move(hold, {"dataset": index + 1, "part": 1, "place": None})
         return

@@ -28,9 +28,9 @@ ENV_PREFIX: Final = "FLEET_S3_"
 RESERVED: Final = frozenset({"FLEET_S3_HOSTS"})
 MULTIPART_BYTES: Final = 8 * 1024**2
 TIMEOUT: Final = timedelta(seconds=30)
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _ENV_NAME: Final = re.compile(r"FLEET_S3_[A-Z0-9_]{1,60}", re.ASCII)
-_REGION: Final = re.compile(r"[a-z0-9-]{0,40}", re.ASCII)
+REGION: Final = re.compile(r"[a-z0-9-]{0,40}", re.ASCII)
 
 
 def endpoint_fault(endpoint: str) -> str:
@@ -62,9 +62,15 @@ def endpoint_fault(endpoint: str) -> str:
     return _("The endpoint's host is not in FLEET_S3_HOSTS.")
 
 
+def is_key_name(name: str) -> bool:
+    """Whether a key may be read from the variable of this name."""
+    is_ours = _ENV_NAME.fullmatch(name) is not None and name not in RESERVED
+    return is_ours and not name.endswith("_FILE")
+
+
 def secret_of(name: str) -> str:
     """The value of an environment variable or of the file it names. Errors: ExportFault."""
-    if not _ENV_NAME.fullmatch(name) or name in RESERVED or name.endswith("_FILE"):
+    if not is_key_name(name):
         raise ExportFault(
             _("Keys come from environment variables whose names begin with %s.") % ENV_PREFIX,
             is_final=True,
@@ -85,13 +91,13 @@ def _client(destination: ExportDestination) -> Any:  # noqa: ANN401 -- obstore c
     from obstore.store import S3Store
 
     fault = endpoint_fault(destination.endpoint)
-    if not fault and not _BUCKET.fullmatch(destination.bucket):
+    if not fault and not BUCKET.fullmatch(destination.bucket):
         fault = _("The bucket's name is not a valid one.")
-    if not fault and not _REGION.fullmatch(destination.region):
+    if not fault and not REGION.fullmatch(destination.region):
         fault = _("The region's name is not a valid one.")
     if fault:
         raise ExportFault(fault, is_final=True)
-    more = {"endpoint": destination.endpoint} if destination.endpoint else {}
+    more: dict[str, Any] = {"endpoint": destination.endpoint} if destination.endpoint else {}
     return S3Store(
         destination.bucket,
         region=destination.region or "us-east-1",

@@ -144,7 +144,9 @@ class OrderForm(forms.Form):
         min_value=1,
         max_value=MAX_KEEP_DAYS,
         initial=7,
-        help_text=gettext_lazy("Then the files are deleted, at the destination as well."),
+        help_text=gettext_lazy(
+            "Then this console deletes its files; those at a destination stay there."
+        ),
         widget=forms.NumberInput(attrs=INPUT),
     )
     reason = forms.CharField(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django import forms
 from django.conf import settings
@@ -12,9 +12,12 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from telemetry.exports.s3 import ENV_PREFIX, RESERVED, endpoint_fault
+from telemetry.exports.s3 import BUCKET, ENV_PREFIX, REGION, endpoint_fault, is_key_name
 from telemetry.models.exports import ExportDestination
 from telemetry.pages.exports_form import INPUT
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 Kind: Final = ExportDestination.Kind
 FIELDS: Final = (
@@ -26,18 +29,17 @@ _OF_KIND: Final = {
     Kind.FOLDER: ("folder",),
     Kind.S3: ("bucket", "prefix", "endpoint", "region", "key_id_env", "secret_env"),
 }
-_ENV_NAME: Final = re.compile(rf"{ENV_PREFIX}[A-Z0-9_]{{1,60}}", re.ASCII)
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9._/-]*", re.ASCII)
-_REGION: Final = re.compile(r"[a-z0-9-]{0,40}", re.ASCII)
 
 
-def _text(title: str, *, help_text: object = "", max_length: int = 300) -> forms.CharField:
+def _text(
+    title: StrOrPromise, *, help_text: StrOrPromise = "", max_length: int = 300
+) -> forms.CharField:
     return forms.CharField(
         required=False,
         max_length=max_length,
         label=title,
-        help_text=help_text,  # type: ignore[arg-type]  # a lazy text
+        help_text=help_text,
         widget=forms.TextInput(attrs={**INPUT, "autocomplete": "off", "spellcheck": "false"}),
     )
 
@@ -53,7 +55,7 @@ class DestinationForm(forms.Form):
     )
     folder = _text(gettext_lazy("Folder"), max_length=500)
     bucket = _text(gettext_lazy("Bucket"), max_length=63)
-    prefix = _text(
+    prefix = _text(  # type: ignore[assignment]  # a form's own prefix is another thing
         gettext_lazy("Prefix"), help_text=gettext_lazy("A path in the bucket; empty: its top.")
     )
     endpoint = _text(
@@ -75,7 +77,7 @@ class DestinationForm(forms.Form):
     def clean_name(self) -> str:
         """Of no other destination."""
         name = str(self.cleaned_data["name"])
-        others = ExportDestination.objects.filter(name=name).exclude(pk=self.initial.get("pk"))
+        others = ExportDestination.objects.filter(name=name).exclude(pk=self.initial.get("pk") or 0)
         if others.exists():
             raise ValidationError(_("Another destination has this name."))
         return name
@@ -118,11 +120,11 @@ def _folder_faults(data: dict[str, Any]) -> dict[str, str]:  # Any: cleaned valu
 
 def _s3_faults(data: dict[str, Any]) -> dict[str, str]:  # Any: cleaned values
     faults = {}
-    if not _BUCKET.fullmatch(data.get("bucket") or ""):
+    if not BUCKET.fullmatch(data.get("bucket") or ""):
         faults["bucket"] = _("3 to 63 small letters, digits, dots and hyphens.")
     if not _PREFIX.fullmatch(data.get("prefix") or "") or ".." in (data.get("prefix") or ""):
         faults["prefix"] = _("Letters, digits, dots, hyphens and slashes.")
-    if not _REGION.fullmatch(data.get("region") or ""):
+    if not REGION.fullmatch(data.get("region") or ""):
         faults["region"] = _("Small letters, digits and hyphens.")
     if fault := endpoint_fault(data.get("endpoint") or ""):
         faults["endpoint"] = fault
@@ -134,7 +136,7 @@ def _s3_faults(data: dict[str, Any]) -> dict[str, str]:  # Any: cleaned values
 
 def env_fault(name: str) -> str:
     """What is wrong with the name of a variable; the name may be a key by mistake: not echoed."""
-    if not _ENV_NAME.fullmatch(name) or name in RESERVED or name.endswith("_FILE"):
+    if not is_key_name(name):
         return _(
             "The name of an environment variable that begins with %s and is set for web and "
             "worker; never the key itself."

@@ -59,7 +59,7 @@ class ScheduleForm(OrderForm):
     weekday = forms.TypedChoiceField(
         required=False,
         coerce=int,
-        empty_value=0,
+        empty_value=0,  # type: ignore[arg-type]  # the stubs know of texts only
         choices=WEEKDAYS,
         label=gettext_lazy("On"),
         widget=forms.Select(attrs=INPUT),
@@ -106,7 +106,11 @@ class ScheduleForm(OrderForm):
     def clean_name(self) -> str:
         """Of no other schedule."""
         name = str(self.cleaned_data["name"])
-        if ExportSchedule.objects.filter(name=name).exclude(pk=self.initial.get("pk")).exists():
+        if (
+            ExportSchedule.objects.filter(name=name)
+            .exclude(pk=self.initial.get("pk") or 0)
+            .exists()
+        ):
             raise ValidationError(_("Another schedule has this name."))
         return name
 

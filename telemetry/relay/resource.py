@@ -55,8 +55,10 @@ def read_installs(install_ids: Iterable[UUID]) -> dict[str, InstallDetails]:
         *("group__name", "policy__version"),
     )
     return {
-        str(install_id): InstallDetails(*texts, group or "", policy_version)
-        for install_id, *texts, group, policy_version in found
+        str(row[0]): InstallDetails(
+            row[1], row[2], row[3], row[4], row[5], row[6], row[7] or "", row[8]
+        )
+        for row in found
     }
 
 

@@ -162,7 +162,7 @@ def _said(sender: Sender, reply: Reply) -> str:
     if reply.media == "application/json":
         text = _json_message(reply.body)
     elif reply.media == "text/plain":
-        text = reply.body[:2_000].decode("utf-8", "replace")
+        text = reply.body.decode("utf-8", "replace")
     elif reply.media in _PROTOBUF_ANSWERS:
         text = _status_message(reply.body[:16_384])
     shown = sender.shown(text)[:_SAID_CHARS]

@@ -16,29 +16,31 @@ from typing import Any, Final
 from agent_client.contract import otlp_genai as genai
 from agent_client.contract import otlp_ids as ids
 from agent_client.contract.otlp_names import (
-    CLIENT,
     COLUMN_KEYS,
     INT64_MAX,
-    INTERNAL,
-    OTHER_ERROR,
-    RUN_ERRORS,
     Attributes,
-    call_error,
     object_attributes,
-    server_of,
     times_of,
-    tool_error,
 )
 from agent_client.contract.tables import Table
+from telemetry.relay.heads import (
+    call_head,
+    call_heads,
+    remember,
+    run_head,
+    run_heads,
+    span_head,
+    span_heads,
+    tool_head,
+    tool_heads,
+)
 from telemetry.relay.wire import (
     SPAN_ATTRIBUTE,
     Numbers,
     Texts,
     attribute,
     attributes,
-    delimited,
     double,
-    text_of,
     unique_text,
 )
 from telemetry.store.relay_facts import InstallFacts, RunFacts
@@ -47,17 +49,10 @@ from telemetry.store.relay_rows import Row
 Origin = tuple[str, str]
 """The agent version and profile that a row comes from; each pair is a resource of its own."""
 _NO_RUN: Final = RunFacts()
-_FLAGS: Final = b"\x85\x01\x01\x00\x00\x00"
-"""``Span.flags``: sampled."""
-_ERROR: Final = b"\x7a\x02\x18\x02"
-"""``Span.status``: ERROR without a description, which would only repeat ``error.type``."""
 _DERIVED: Final = attribute(SPAN_ATTRIBUTE, "hermes.time_source", "derived")
 _times: Final = struct.Struct("<BQBQ").pack
 _START_TAG: Final = 0x39
 _END_TAG: Final = 0x41
-
-HEADS_REMEMBERED: Final = 10_000
-HEAD_BYTES: Final = 4_096
 
 _run_id = Texts("hermes.run_id")
 _session = Texts("gen_ai.conversation.id")
@@ -151,9 +146,9 @@ class InstallSpans:
             *(entrypoint, platform, end_reason, cost_status, schema_v, agent_version, profile_id),
             *(provider, self._is_1_41),
         )
-        head = _run_heads.get(key)
+        head = run_heads.get(key)
         if head is None:
-            head = _remember(_run_heads, key, _run_head(key))
+            head = remember(run_heads, key, run_head(key))
         start_ns, end_ns, is_derived = times_of(raw[6], raw[7], None)
         # Without a recorded trace id a run has a trace of its own: a parent there is none here.
         is_child = bool(parent) and parent != run_id and ids.is_trace_id(trace_id)
@@ -218,10 +213,10 @@ class InstallSpans:
             status_code,
             has_first,
         )
-        heads = _call_heads
+        heads = call_heads
         head = heads.get(key)
         if head is None:
-            head = _remember(heads, key, _call_head(key))
+            head = remember(heads, key, call_head(key))
         parts = [head, _input[fresh], _output[output], _read[read], _write[write]]
         parts += (_reasoning[reasoning], _trace[trace_id])
         if fresh is not None or output is not None:
@@ -280,10 +275,10 @@ class InstallSpans:
             error_type,
         ) = row
         key = (tool_name, backend, result_class, retries, approval, error_type)
-        heads = _tool_heads
+        heads = tool_heads
         head = heads.get(key)
         if head is None:
-            head = _remember(heads, key, _tool_head(key))
+            head = remember(heads, key, tool_head(key))
         parts = [head, _trace[trace_id]]
         if duration_ms is not None:
             parts.append(_duration(duration_ms))
@@ -298,9 +293,9 @@ class InstallSpans:
         """A turn, a subagent, a wait for approval."""
         _, trace_id, _, _, name, kind, _, _, status, attrs = row
         key = (name, kind, status)
-        head = _span_heads.get(key)
+        head = span_heads.get(key)
         if head is None:
-            head = _remember(_span_heads, key, _span_head(key))
+            head = remember(span_heads, key, span_head(key))
         parts = [head, _trace[trace_id]]
         if attrs:
             parts.append(attributes(SPAN_ATTRIBUTE, object_attributes(attrs)))
@@ -395,126 +390,3 @@ def columns_of(table: Table, row: Row) -> Attributes:
         if value is not None:
             found[key] = bool(value) if is_flag else value
     return found
-
-
-type _CallKey = tuple[Any, ...]
-"""What repeats from call to call: texts, a count, a status; the order is ``_call_head``'s."""
-type _ToolKey = tuple[Any, ...]
-_call_heads: dict[tuple[Any, ...], bytes] = {}
-_tool_heads: dict[tuple[Any, ...], bytes] = {}
-_run_heads: dict[tuple[Any, ...], bytes] = {}
-_span_heads: dict[tuple[Any, ...], bytes] = {}
-
-
-def _remember(heads: dict[tuple[Any, ...], bytes], key: tuple[Any, ...], made: bytes) -> bytes:
-    if len(made) <= HEAD_BYTES:
-        if len(heads) >= HEADS_REMEMBERED:
-            heads.clear()
-        heads[key] = made
-    return made
-
-
-def _head(name: str, kind: int, found: Attributes, *, is_error: bool) -> bytes:
-    """What does not change from row to row: name, kind, attributes, status, flags."""
-    return b"".join(
-        (
-            delimited(b"\x2a", text_of(name)),
-            b"\x30" + bytes((kind,)),
-            attributes(SPAN_ATTRIBUTE, found),
-            _ERROR if is_error else b"",
-            _FLAGS,
-        )
-    )
-
-
-def _run_head(key: _CallKey) -> bytes:
-    entrypoint, platform, end_reason, cost_status, schema_v, agent_version, profile_id, *rest = key
-    provider, is_1_41 = rest
-    said = {
-        "entrypoint": entrypoint,
-        "platform": platform,
-        "end_reason": end_reason,
-        "cost_status": cost_status,
-        "schema_v": schema_v,
-        "agent_version": agent_version,
-        "profile_id": profile_id,
-    }
-    found: Attributes = {"hermes.event": "run", "gen_ai.operation.name": "invoke_agent"}
-    found |= {f"hermes.{name}": value for name, value in said.items() if value is not None}
-    found["gen_ai.agent.name"] = genai.AGENT_NAME
-    if is_1_41:
-        _put(found, "gen_ai.agent.version", agent_version)
-        _put(found, "gen_ai.provider.name", genai.provider_name(provider))
-    is_error = end_reason in RUN_ERRORS
-    if is_error:
-        found["error.type"] = end_reason
-    return _head(f"invoke_agent {genai.AGENT_NAME}", INTERNAL, found, is_error=is_error)
-
-
-def _span_head(key: _CallKey) -> bytes:
-    name, kind, status = key
-    said = {"name": name, "kind": kind, "status": status}
-    found: Attributes = {"hermes.event": "span"}
-    found |= {f"hermes.{name}": value for name, value in said.items() if value is not None}
-    if status == "error":
-        found["error.type"] = OTHER_ERROR
-    return _head(name or kind or "span", INTERNAL, found, is_error=status == "error")
-
-
-def _call_head(key: _CallKey) -> bytes:
-    provider, model, base_url, raw_base_url, cost_status, cost_source, end_reason, *rest = key
-    retries, response_model, finish_reason, status_code, has_first = rest
-    said = {
-        "provider": provider,
-        "model": model,
-        "cost_status": cost_status,
-        "cost_source": cost_source,
-        "end_reason": end_reason,
-        "retry_count": retries,
-        "response_model": response_model,
-        "finish_reason": finish_reason,
-        "status_code": status_code,
-    }
-    found: Attributes = {"hermes.event": "model_call", "gen_ai.operation.name": "chat"}
-    found |= {f"hermes.{name}": value for name, value in said.items() if value is not None}
-    _put(found, "gen_ai.provider.name", genai.provider_name(provider))
-    _put(found, "gen_ai.request.model", model)
-    _put(found, "gen_ai.response.model", response_model)
-    if finish_reason:
-        found["gen_ai.response.finish_reasons"] = (finish_reason,)
-    if has_first:
-        found["gen_ai.request.stream"] = True
-    place, host, port = server_of(raw_base_url or "", base_url or "")
-    if place:
-        found |= {"hermes.base_url": place, "server.address": host, "server.port": port}
-    error = call_error(status_code, end_reason)
-    if error:
-        found["error.type"] = error
-    return _head(f"chat {model}" if model else "chat", CLIENT, found, is_error=bool(error))
-
-
-def _tool_head(key: _ToolKey) -> bytes:
-    tool_name, backend, result_class, retries, approval, error_type = key
-    said = {
-        "tool_name": tool_name,
-        "backend": backend,
-        "result_class": result_class,
-        "retry_count": retries,
-        "approval": approval,
-        "error_type": error_type,
-    }
-    found: Attributes = {"hermes.event": "tool_call", "gen_ai.operation.name": "execute_tool"}
-    found |= {f"hermes.{name}": value for name, value in said.items() if value is not None}
-    found["gen_ai.tool.name"] = tool_name or "unknown"
-    found["gen_ai.tool.type"] = genai.tool_type(backend, tool_name)
-    found["gen_ai.agent.name"] = genai.AGENT_NAME
-    error = tool_error(approval, result_class, error_type)
-    if error:
-        found["error.type"] = error
-    name = f"execute_tool {tool_name}" if tool_name else "execute_tool"
-    return _head(name, INTERNAL, found, is_error=bool(error))
-
-
-def _put(found: Attributes, key: str, value: str | None) -> None:
-    if value:
-        found[key] = value

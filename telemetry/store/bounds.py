@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connection
 
 from fleet.lib.clock import now
-from fleet.models import STALE_DAYS
+from fleet.models import SEEN_DAYS, STALE_DAYS
 from telemetry.models import EVENT_MODELS, IngestBatch, ReplacedRun, SpooledBatch
 
 LEDGER_MARGIN: Final = timedelta(days=7)
@@ -110,6 +110,8 @@ BOUNDS: Final[Mapping[str, Bound]] = {
     "fleet.PolicyTarget": _PEOPLE,
     "fleet.Fleet": Bound("bounded", "one"),
     "fleet.ProcessBeat": Bound("bounded", "one a kind of process"),
+    "fleet.ProcessSeen": Bound("retention", f"{SEEN_DAYS} day after it was last seen"),
+    "fleet.TaskRun": Bound("bounded", "one a periodic task"),
 }
 
 

@@ -115,8 +115,9 @@ def count_up_to(pages: Pages, most: int) -> int:
         return int(cursor.fetchone()[0])
 
 
-def _where(pages: Pages) -> tuple[list[str], list[object]]:
-    where, values = ["TRUE"], list[object]()
+def _where(pages: Pages) -> tuple[list[str], list[Any]]:  # Any: whatever the driver adapts
+    where: list[str] = ["TRUE"]
+    values: list[Any] = []  # Any: as above
     if pages.time and pages.start is not None and pages.end is not None:
         where.append(f"{_quoted(pages.time)} >= %s AND {_quoted(pages.time)} < %s")
         values += [_stored(pages.start), _stored(pages.end)]

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -71,7 +72,10 @@ def look_up(
         mine = facts[entry.install_id]
         for row in entry.rows.get(RUNS.name, ()):
             begin_ns, end_ns = row[_RUN_START], row[_RUN_END]
-            mine.runs[row[0]] = RunFacts(*(row[at] for at in _RUN_FACTS), end_ns is not None)
+            trace_id, session_id, profile_id, agent_version = _pick(row)
+            mine.runs[row[0]] = RunFacts(
+                trace_id, session_id, profile_id, agent_version, end_ns is not None
+            )
             if end_ns is not None:
                 until = ns_to_datetime(end_ns) + _MARGIN
                 closed.append((entry.install_id, row[0], ns_to_datetime(begin_ns) - _MARGIN, until))
@@ -90,8 +94,8 @@ def look_up(
 _RUN_COLUMNS: Final = RUNS.column_names()
 _RUN_START: Final = _RUN_COLUMNS.index("start_ns")
 _RUN_END: Final = _RUN_COLUMNS.index("end_ns")
-_RUN_FACTS: Final = tuple(
-    _RUN_COLUMNS.index(name) for name in ("trace_id", "session_id", "profile_id", "agent_version")
+_pick: Final = itemgetter(
+    *map(_RUN_COLUMNS.index, ("trace_id", "session_id", "profile_id", "agent_version"))
 )
 
 
@@ -111,8 +115,12 @@ def _find_runs(facts: Facts, found: Iterable[EntryRows]) -> None:
         for (install_id, run_id), (first, last) in spans.items()
     ]
     columns = "r.trace_id, r.session_id, r.profile_id, r.agent_version, r.end_ns IS NOT NULL"
-    for install_id, run_id, *values, is_closed in ask(RUNS, "run_id", columns, asked):
-        facts[install_id].runs[run_id] = RunFacts(*values, bool(is_closed))
+    for install_id, run_id, trace_id, session_id, profile_id, version, is_closed in ask(
+        RUNS, "run_id", columns, asked
+    ):
+        facts[install_id].runs[run_id] = RunFacts(
+            trace_id, session_id, profile_id, version, bool(is_closed)
+        )
 
 
 def _find_parents(facts: Facts, found: Iterable[EntryRows]) -> None:

@@ -122,9 +122,11 @@ def _event_rows(moment: datetime, unfinished: frozenset[date]) -> Iterator[Item]
     wanted = keep_from(moment)
     before = min([wanted, *unfinished])
     due = moment.date()
-    for model in CONTENT_MODELS:
-        rows = model._default_manager.filter(start_at__lt=_midnight(content_keep_from(moment)))  # noqa: SLF001 -- the documented way from a model class
-        yield from _counted(rows, f"before {content_keep_from(moment)}", due, _setting_of_content())
+    for kind in CONTENT_MODELS:
+        content = kind._default_manager.filter(start_at__lt=_midnight(content_keep_from(moment)))  # noqa: SLF001 -- the documented way from a model class
+        yield from _counted(
+            content, f"before {content_keep_from(moment)}", due, _setting_of_content()
+        )
     for model in EVENT_MODELS:
         rows = model._default_manager.filter(start_at__lt=_midnight(before))  # noqa: SLF001 -- the documented way from a model class
         yield from _counted(rows, f"before {before}", due, "FLEET_RETENTION_DAYS")

@@ -73,7 +73,7 @@ class OtlpChannel:
     def _judge(self, reply: Reply, moment: datetime) -> Answer:
         if 200 <= reply.status < 300:
             return self._taken(reply)
-        said = self._sender.shown(reply.body[:2_000].decode("utf-8", "replace"))[:200]
+        said = self._sender.shown(reply.body.decode("utf-8", "replace"))[:200]
         error = refused_text(reply.status, said)
         if reply.status in RETRIED or is_about_the_way(reply.status):
             wait_s = retry_after_s(reply.headers.get("retry-after", ""), moment)

@@ -14,6 +14,7 @@ import re
 import select
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC
@@ -144,7 +145,7 @@ class SyslogChannel:
             sock.sendall(body)
             if _is_closed(sock):
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            _close_in_order(sock)
+            _close_in_order(sock, self._limits)
         finally:
             sock.close()
 
@@ -168,11 +169,13 @@ def _is_closed(sock: socket.socket) -> bool:
     return bool(readable) and not sock.recv(1, socket.MSG_PEEK)
 
 
-def _close_in_order(sock: socket.socket) -> None:
+def _close_in_order(sock: socket.socket, limits: Limits) -> None:
     """Say that nothing follows, wait until the other side has read that and closes as well.
 
-    A side that died before has reset or never closes: both are errors here. Errors: OSError.
+    A side that died before has reset or never closes, one that is odd talks on: all are errors
+    here, the last one at the end of the whole time. Errors: OSError.
     """
+    ends_at_s = time.monotonic() + limits.total_s
     if isinstance(sock, ssl.SSLSocket):
         try:
             sock = sock.unwrap()  # sends our close and waits for theirs
@@ -184,4 +187,7 @@ def _close_in_order(sock: socket.socket) -> None:
             raise
     sock.shutdown(socket.SHUT_WR)
     while sock.recv(4096):
-        pass
+        left_s = ends_at_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        sock.settimeout(min(left_s, limits.step_s))

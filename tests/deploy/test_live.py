@@ -17,7 +17,16 @@ import pytest
 
 from tests import claims
 from tests.deploy import fronts
-from tests.deploy.units import FOLDER, ROOT, Places, lines_of, run_oneshot, running, wait_until
+from tests.deploy.units import (
+    DEADLINE_S,
+    FOLDER,
+    ROOT,
+    Places,
+    lines_of,
+    run_oneshot,
+    running,
+    wait_until,
+)
 from tests.services import free_port
 
 pytestmark = [
@@ -25,7 +34,7 @@ pytestmark = [
     pytest.mark.postgres,
     pytest.mark.redis,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 EMIT = """
 import agent_client, time, uuid
@@ -38,6 +47,7 @@ assert agent_client.flush(20), agent_client.status()
 """
 HERMES = str(Path(sys.executable).with_name("hermes-telemetry"))
 MANAGE = ROOT / "deploy/systemd/fleet-manage"
+DROP_IN = FOLDER / "fleet-.service.d/credentials.conf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,8 @@ class Deployment:
     socket: Path
     port: int
     database_url: str
+    token: Path
+    """An enrollment string, bound to this machine's address."""
 
     def count(self, table: str) -> int:
         with psycopg.connect(self.database_url) as connection:
@@ -65,7 +77,7 @@ class Deployment:
             row = connection.execute(query).fetchone()
         return int(row[0]) if row else 0
 
-    def manage(self, *words: str) -> str:
+    def manage(self, *words: str, **environ: str) -> str:
         """A command by hand, as docs/deploy.md says it."""
         done = subprocess.run(
             ["sh", MANAGE, *words],
@@ -74,11 +86,12 @@ class Deployment:
                 "FLEET_ETC": str(self.places.etc),
                 "FLEET_PROGRAM": str(Path(sys.executable).with_name("hermes-fleet")),
                 "FLEET_USER": "",
+                **environ,
             },
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=DEADLINE_S,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -92,7 +105,7 @@ def run(words: list[str], environ: dict[str, str], folder: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -108,7 +121,11 @@ def console() -> Iterator[Deployment]:
         for path in (places.home, places.etc, places.etc / "credentials"):
             path.mkdir()
         subprocess.run(
-            ["sh", ROOT / "deploy/make-secrets.sh", places.etc / "credentials"],
+            [
+                *("sh", ROOT / "deploy/make-secrets.sh"),
+                *("--database-host", "127.0.0.1", "--redis-host", "127.0.0.1"),
+                places.etc / "credentials",
+            ],
             check=True,
             capture_output=True,
         )
@@ -126,58 +143,118 @@ def console() -> Iterator[Deployment]:
             f"FLEET_PUBLIC_URL=https://{fronts.NAME}:{port}\nFLEET_PROXIES=unix\n"
             f"WEB_CONCURRENCY=2\nFLEET_HOME={places.home}\n"
         )
-        drop_in = FOLDER / "fleet-.service.d/credentials.conf"
-        run_oneshot(lines_of("fleet-migrate.service", places, drop_in), places)
-        socket = folder / "web.sock"
+        run_oneshot(lines_of("fleet-migrate.service", places, DROP_IN), places)
+        socket, token = folder / "web.sock", folder / "token"
         for unit, listen in (("web", str(socket)), ("worker", ""), ("beat", "")):
-            lines = lines_of(f"fleet-{unit}.service", places, drop_in)
+            lines = lines_of(f"fleet-{unit}.service", places, DROP_IN)
             stack.enter_context(running(lines, places, folder / f"{unit}.log", listen))
-        yield Deployment(places, socket, port, database_url)
+        made = Deployment(places, socket, port, database_url, token)
+        # The address that it is bound to is the agent's: a Unix socket has none of its own.
+        words = (
+            "enrollment_token",
+            "--group",
+            "by-hand",
+            "--cidr",
+            "127.0.0.1/32",
+            "--max-uses",
+            "9",
+        )
+        token.write_text(made.manage(*words))
+        yield made
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """Somebody's agent on this machine, and the console that it may call."""
+
+    home: Path
+    environ: dict[str, str]
+
+    def says(self, *words: str) -> str:
+        return run([HERMES, *words], self.environ, self.home)
+
+    def records_an_error(self) -> None:
+        run([sys.executable, "-c", EMIT], self.environ, self.home)
+
+
+def new_agent(console: Deployment, front: fronts.Front, folder: Path) -> Agent:
+    home = folder / "alice/.hermes"
+    home.mkdir(parents=True)
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(home.parent),
+        "HERMES_HOME": str(home),
+        "HERMES_TELEMETRY_TOKEN_FILE": str(console.token),
+        "SSL_CERT_FILE": str(front.certificate),
+    }
+    return Agent(home, environ)
 
 
 @pytest.mark.parametrize("kind", ["nginx", "caddy"])
 def test_an_agent_enrolls_and_pushes_through_tls(
     kind: str, console: Deployment, tmp_path: Path
 ) -> None:
-    """The address that the token is bound to is the agent's: a Unix socket has none of its own."""
-    home = tmp_path / "alice/.hermes"
-    home.mkdir(parents=True)
     with fronts.front(kind, tmp_path / "front", console.socket, console.port) as front:
         status, headers, _page = front.ask("GET", "/login/")
         assert status == 200
         assert "max-age=31536000" in headers["strict-transport-security"]
+        assert front.ask("GET", "/metrics")[0] == 404
+        status, said = front.ask_inside("/metrics")
+        assert (status, b"fleet_http_requests_total" in said) == (200, True)
+        assert front.ask_inside("/readyz") == (200, b"ready\n")
 
-        token = tmp_path / "token"
-        token.write_text(console.manage("enrollment_token", "--cidr", "127.0.0.1/32"))
-        environ = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(home.parent),
-            "HERMES_HOME": str(home),
-            "HERMES_TELEMETRY_TOKEN_FILE": str(token),
-            "SSL_CERT_FILE": str(front.certificate),
-        }
-        before = console.count("telemetry_errorevent")
+        agent = new_agent(console, front, tmp_path)
+        before, summed = console.count("telemetry_errorevent"), console.errors_summed()
         # Once as a person would, once as an MDM tool does for everybody on the machine.
-        script = ["sh", str(ROOT / "deploy/mdm/enroll.sh"), front.url, str(token)]
-        environ["HERMES_HOMES"] = str(home.parent)
-        said = run([HERMES, "enroll", front.url] if kind == "nginx" else script, environ, home)
-        assert "nrolled" in said
-        run([sys.executable, "-c", EMIT], environ, home)
-        run([HERMES, "push"], environ, home)
+        if kind == "nginx":
+            agent.says("enroll", front.url)
+        else:
+            script = ["sh", str(ROOT / "deploy/mdm/enroll.sh"), front.url, str(console.token)]
+            environ = {**agent.environ, "HERMES_HOMES": str(agent.home.parent)}
+            assert run(script, environ, agent.home).endswith(": root\n" if os.getuid() == 0 else "")
+        agent.records_an_error()
+        agent.says("push")
         assert console.count("telemetry_errorevent") == before + 1
-        # The way of a site without a network: by a file.
-        run([sys.executable, "-c", EMIT], environ, home)
-        install = json.loads(run([HERMES, "status", "--json"], environ, home))["install_id"]
-        file = tmp_path / "alice.ndjson"
-        run([HERMES, "export", "--out", str(file)], environ, home)
-        for _time in range(2):  # the same file twice doubles nothing
-            console.manage("telemetry_load", str(file), "--install", install)
-            assert console.count("telemetry_errorevent") == before + 2
     # Worker and beat run as their units say: nobody calls the sums by hand.
-    wait_until(lambda: console.errors_summed() > before, "nothing was summed up")
+    wait_until(lambda: console.errors_summed() > summed, "nothing was summed up")
+
+
+def test_a_site_without_a_network_is_read_from_a_file(console: Deployment, tmp_path: Path) -> None:
+    with fronts.front("nginx", tmp_path / "front", console.socket, console.port) as front:
+        agent = new_agent(console, front, tmp_path)
+        agent.says("enroll", front.url)
+    before = console.count("telemetry_errorevent")
+    agent.records_an_error()
+    assert "Nothing was sent" in agent.says("preview")
+    file = tmp_path / "alice.ndjson"
+    agent.says("export", "--out", str(file))
+    install = json.loads(agent.says("status", "--json"))["install_id"]
+    for _time in range(2):  # the same file twice doubles nothing
+        console.manage("telemetry_load", str(file), "--install", install)
+        assert console.count("telemetry_errorevent") == before + 1
 
 
 def test_a_command_by_hand_sees_the_same_console(console: Deployment) -> None:
-    before = console.count("fleet_enrollmenttoken")
-    assert len(console.manage("enrollment_token", "--group", "by-hand").splitlines()) == 1
-    assert console.count("fleet_enrollmenttoken") == before + 1
+    assert console.count("fleet_enrollmenttoken") == 1
+    environ = {
+        "DJANGO_SUPERUSER_USERNAME": "ada",
+        "DJANGO_SUPERUSER_EMAIL": "ada@example.com",
+        "DJANGO_SUPERUSER_PASSWORD": "four words of a pass phrase",
+    }
+    console.manage("createsuperuser", "--noinput", **environ)
+    assert console.count("auth_user") == 1
+
+
+def test_the_backup_unit_writes_what_its_file_says(console: Deployment) -> None:
+    etc, folder = console.places.etc, console.places.folder / "backups"
+    folder.mkdir()
+    (etc / "passphrase").write_text("correct horse battery staple\n")
+    (etc / "passphrase").chmod(0o600)
+    (etc / "backup.env").write_text(
+        f"BACKUP_OPTIONS={folder} --keep=14 --passphrase-file={etc}/passphrase\n"
+    )
+    run_oneshot(lines_of("fleet-backup.service", console.places, DROP_IN), console.places)
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    secret = (etc / "credentials/token_pepper").read_bytes().strip()
+    assert secret not in file.read_bytes()

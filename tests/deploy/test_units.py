@@ -103,21 +103,19 @@ def test_one_service_that_stops_takes_nothing_from_the_others(path: Path) -> Non
     assert "RemoveIPC=yes" not in settings_of(path)
 
 
-@pytest.mark.parametrize("path", CONSOLE, ids=name_of)
-def test_nothing_starts_before_the_tables_fit(path: Path) -> None:
-    if path.stem != "fleet-migrate":
-        assert "Requires=fleet-migrate.service" in settings_of(path)
-        (after,) = [line for line in settings_of(path) if line.startswith("After=")]
-        assert "fleet-migrate.service" in after
+@pytest.mark.parametrize("name", ["web", "worker", "beat"])
+def test_nothing_starts_before_the_tables_fit(name: str) -> None:
+    lines = settings_of(FOLDER / f"fleet-{name}.service")
+    assert "Requires=fleet-migrate.service" in lines
+    (after,) = [line for line in lines if line.startswith("After=")]
+    assert "fleet-migrate.service" in after
 
 
-@pytest.mark.parametrize("path", CONSOLE, ids=name_of)
-def test_a_service_is_given_longer_than_it_takes_to_stop(path: Path) -> None:
-    from fleet import web_conf
-
-    if path.stem == "fleet-web":
-        (line,) = [line for line in settings_of(path) if line.startswith("TimeoutStopSec=")]
-        assert int(line.partition("=")[2]) > web_conf.graceful_timeout
+def test_a_backup_starts_nothing_else() -> None:
+    """Least of all a migration: before one is when a backup is wanted."""
+    unit = (FOLDER / "fleet-backup.service").read_text()
+    assert not re.search(r"^(Requires|BindsTo|PartOf)=", unit, re.MULTILINE)
+    assert "fleet-backup" not in (FOLDER / "fleet.target").read_text()
 
 
 def test_every_secret_can_be_a_credential() -> None:
@@ -136,14 +134,6 @@ def test_every_secret_can_be_a_credential() -> None:
 @pytest.mark.parametrize("path", SERVICES, ids=name_of)
 def test_no_unit_holds_a_secret(path: Path) -> None:
     assert not re.search(r"(PASSWORD|SECRET_KEY|PEPPER|DATABASE_URL)=\S", path.read_text())
-
-
-def test_the_worker_serves_every_queue() -> None:
-    from fleet import celery
-
-    unit = (FOLDER / "fleet-worker.service").read_text()
-    queues = (celery.QUEUE_DEFAULT, celery.QUEUE_ROLLUP, celery.QUEUE_EXPORT)
-    assert f"--queues={','.join(queues)}" in unit
 
 
 def verbs_of(path: Path) -> list[list[str]]:

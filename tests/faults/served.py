@@ -82,9 +82,10 @@ def serve(
     worker_count: int = 2,
     worker_class: str = "",
     environ: Mapping[str, str] | None = None,
+    port: int = 0,
 ) -> Iterator[Served]:
-    """Serve until the block ends; the database is there already."""
-    bind = f"127.0.0.1:{free_port()}"
+    """Serve until the block ends; the database is there already. ``port``: 0 for any."""
+    bind = f"127.0.0.1:{port or free_port()}"
     arm, log = folder / "arm", folder / "console.log"
     own = {"FAULTS_ARM": str(arm), "FLEET_BIND": bind, "WEB_CONCURRENCY": str(worker_count)}
     options = list(web_options())

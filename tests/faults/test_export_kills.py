@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
@@ -43,7 +44,7 @@ def lapse(job: ExportJob) -> None:
 
 
 def ordered(like: ExportJob | None = None) -> ExportJob:
-    window = {"start_at": like.start_at, "end_at": like.end_at} if like else {}
+    window: dict[str, Any] = {"start_at": like.start_at, "end_at": like.end_at} if like else {}
     job = exports.order("tool_calls", "runs", fmt="csv", is_gzipped=True, **window)
     if like:  # the same snapshot, too
         ExportJob.objects.filter(pk=job.pk).update(created_at=like.created_at)

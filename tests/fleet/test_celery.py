@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 DEADLINE_S = 60.0
 
 
+@pytest.mark.django_db
 def test_every_scheduled_task_is_registered_and_expires() -> None:
     app.loader.import_default_modules()
     for name, entry in app.conf.beat_schedule.items():

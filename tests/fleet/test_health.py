@@ -36,7 +36,7 @@ def test_a_console_with_its_processes_is_well() -> None:
     note_beat("beat")
     found = {probe.name: probe for probe in health.gather().probes}
     connections = {"database", "migrations", "worker", "beat", "broker"}
-    assert set(found) == connections | {"limits", "disk", "keys", "spool", "rollups"}
+    assert set(found) == connections | {"limits", "disk", "keys", "spool", "rollups", "relays"}
     assert {name for name, probe in found.items() if probe.state == "down"} <= {"disk"}
     assert ProcessBeat.objects.count() == 2
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -12,12 +11,12 @@ import pytest
 from django.conf import LazySettings
 from django.core.management import call_command
 
+from fleet import half_restored
 from fleet.lib.clock import now
 from fleet.models import ProcessBeat
 from fleet.ops import doctor, hooks
 from fleet.ops.backup import ACTION
 from fleet.ops.hooks import Finding
-from fleet.ops.restore import JOURNAL
 
 pytestmark = [pytest.mark.django_db, pytest.mark.both_engines]
 
@@ -90,17 +89,13 @@ def test_a_clock_that_is_ahead_is_found() -> None:
     assert severity_of("clock") == "error"
 
 
-@pytest.fixture
-def journal(settings: LazySettings) -> Iterator[Path]:
-    path = Path(settings.FLEET_HOME) / JOURNAL
-    path.write_text("{}")
-    yield path
-    path.unlink()
-
-
-@pytest.mark.usefixtures("journal")
-def test_a_restore_that_was_cut_short_is_an_error() -> None:
-    assert severity_of("restore") == "error"
+def test_a_restore_that_was_cut_short_is_an_error(settings: LazySettings, tmp_path: Path) -> None:
+    settings.FLEET_HOME = tmp_path  # the other one is shared with tests that start a console
+    assert "fleet.E006" not in {each.name for each in doctor.examine()}
+    half_restored.journal_path().write_text("{}")
+    assert severity_of("fleet.E006") == "error"
+    with pytest.raises(SystemExit, match="restore --finish"):
+        half_restored.refuse_start()
 
 
 def test_the_age_of_the_last_backup_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

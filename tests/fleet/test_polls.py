@@ -168,6 +168,26 @@ def test_without_a_look_nothing_is_answered_for_longer_than_the_time(
     assert poll(credential, etag) == "401"
 
 
+def test_a_change_that_was_heard_of_when_the_database_went_away_is_not_forgotten(
+    memory: PollMemory, clock: Clock, policy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install, credential, etag = known(memory)
+    clock.at_s += 2
+    memory.look()
+    revoke_install(install, actor="tester", reason="stolen")
+
+    def away(_ids: object) -> dict[str, object]:
+        raise DatabaseError
+
+    with monkeypatch.context() as during:
+        during.setattr(polls, "_ask", away)
+        with pytest.raises(DatabaseError):
+            memory.look()
+    clock.at_s += 2
+    memory.look()
+    assert poll(credential, etag) == "401"
+
+
 def test_a_change_of_somebody_else_asks_about_nobody(
     memory: PollMemory, clock: Clock, policy: None
 ) -> None:

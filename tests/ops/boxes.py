@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,31 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-ROOT = Path(__file__).resolve().parents[2]
-SETUP = "import django, os, sys, signal\ndjango.setup()\n"
+from tests.ops.forks import ROOT, Done, Forks
+
+HEAD = "import os, signal, sys\n"
+
+
+@functools.cache
+def forks() -> Forks:
+    """The one of this test process, ended with it."""
+    found = Forks(environ_of(Path(), "sqlite:///:memory:"))
+    atexit.register(found.close)
+    return found
+
+
+def environ_of(home: Path, url: str) -> dict[str, str]:
+    """The environment of a console, without what this test process has for its own."""
+    dropped = ("FLEET_", "REDIS_URL", "DATABASE_URL", "COVERAGE_PROCESS_START_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+    return {
+        **kept,
+        "DJANGO_SETTINGS_MODULE": "fleet.settings",
+        "FLEET_HOME": str(home),
+        "DATABASE_URL": url,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 @dataclass(frozen=True)
@@ -28,48 +51,37 @@ class Box:
 
     @property
     def environ(self) -> dict[str, str]:
-        dropped = ("FLEET_", "REDIS_URL", "DATABASE_URL", "COVERAGE_PROCESS_START_")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-        return {
-            **kept,
-            "DJANGO_SETTINGS_MODULE": "fleet.settings",
-            "FLEET_HOME": str(self.home),
-            "DATABASE_URL": self.url,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONWARNINGS": "ignore",
-        }
+        return environ_of(self.home, self.url)
 
-    def manage(
-        self, *words: str, stdin: str = "", code: int | None = 0, **more: str
-    ) -> subprocess.CompletedProcess[str]:
+    def manage(self, *words: str, stdin: str = "", code: int | None = 0, **more: str) -> Done:
         """Run a management command; its exit code is looked at unless ``code`` is None."""
-        return self._run([str(ROOT / "manage.py"), *words], stdin, code, more)
+        return self._looked_at(code, words=words, stdin=stdin, more=more)
 
-    def script(
-        self, text: str, *, code: int | None = 0, **more: str
-    ) -> subprocess.CompletedProcess[str]:
+    def script(self, text: str, *, code: int | None = 0, **more: str) -> Done:
         """Run Python in the console's own process."""
-        return self._run(["-c", SETUP + text], "", code, more)
+        return self._looked_at(code, text=HEAD + text, more=more)
 
-    def _run(
-        self, words: list[str], stdin: str, code: int | None, more: dict[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, *words],
-            env={**self.environ, **more},
-            cwd=ROOT,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+    def _looked_at(
+        self,
+        code: int | None,
+        *,
+        words: tuple[str, ...] = (),
+        text: str = "",
+        stdin: str = "",
+        more: dict[str, str],
+    ) -> Done:
+        done = forks().run({**self.environ, **more}, words=words, text=text, stdin=stdin)
         assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done
 
     @property
     def is_postgres(self) -> bool:
         return self.url.startswith("postgres")
+
+    @property
+    def database_name(self) -> str:
+        """What `restore --replace` asks for."""
+        return self.url.rsplit("/", 1)[1]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 over every table's rows, in the order of all their columns."""

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.interpreters import find_python
 from tests.services import free_port
 
 PHOENIX_VERSION = "20.26.1"
-INSTALL_TIMEOUT_S = 900
+PACKAGE = f"arize-phoenix=={PHOENIX_VERSION}"
 START_TIMEOUT_S = 120
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that nobody is: whatever would go beyond this machine ends there."""
@@ -57,14 +56,6 @@ class Phoenix:
             raise
         assert isinstance(found, list)
         return found
-
-
-def make_environment(folder: Path) -> Path:
-    """A fresh environment with Phoenix from the package index."""
-    venv = folder / "venv"
-    _check([find_python("3.12"), "-m", "venv", venv])
-    _check([venv / "bin" / "pip", "install", "-q", f"arize-phoenix=={PHOENIX_VERSION}"])
-    return venv
 
 
 @contextlib.contextmanager
@@ -116,12 +107,3 @@ def _wait_until_up(phoenix: Phoenix, process: subprocess.Popen[bytes], log: Path
             return
         time.sleep(0.05)
     raise RuntimeError(f"Phoenix did not start:\n{log.read_text()[-4000:]}")
-
-
-def _check(command: list[str | Path]) -> None:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S
-    )
-    if done.returncode:
-        words = " ".join(map(str, command))
-        raise RuntimeError(f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,41 +21,9 @@ from tests.agent_client.builders import (
     tool_call,
 )
 from tests.agent_client.otlp_homes import TRACE, configure, in_trace
-from tests.real_receiver.phoenix import (
-    PHOENIX_VERSION,
-    Phoenix,
-    SpanFound,
-    make_environment,
-    serve_phoenix,
-)
+from tests.real_receiver.phoenix import Phoenix, SpanFound
 
 pytestmark = [pytest.mark.real_receiver, pytest.mark.slow, pytest.mark.timeout(1200)]
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One environment for all workers of this run: the first makes it, the others wait."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-receiver"
-    shared.mkdir(exist_ok=True)
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = shared / "ready"
-        if not ready.exists():
-            make_environment(shared)
-            ready.touch()
-    return shared / "venv"
-
-
-@pytest.fixture
-def phoenix(
-    environment: Path, tmp_path: Path, ran_on: Callable[[str, str], None]
-) -> Iterator[Phoenix]:
-    ran_on("real receiver", f"Phoenix {PHOENIX_VERSION}")
-    folder = tmp_path / "phoenix"
-    folder.mkdir()
-    with serve_phoenix(environment, folder) as running:
-        yield running
 
 
 def session() -> list[Event]:

@@ -148,6 +148,7 @@ class SyslogServer:
     sizes: list[int] = field(default_factory=list)
     dies_after: int = 0
     stays_open: bool = False
+    talks_on: bool = False
 
     def take(self, data: bytes) -> None:
         self.messages.append(parse_syslog(data))
@@ -172,6 +173,10 @@ class SyslogServer:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     writer.transport.abort()
                     return
+            while self.talks_on:
+                writer.write(b".")
+                await writer.drain()
+                await asyncio.sleep(0.02)
             if self.stays_open:
                 await asyncio.sleep(PATIENCE_S)
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):

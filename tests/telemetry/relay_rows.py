@@ -23,7 +23,9 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 def fed(*records: Mapping[str, object], install_id: UUID = INSTALL, **values: object) -> FeedEntry:
     """A batch of these records, received and numbered."""
     outcome = push(*records, install_id=install_id, **values)
-    batch = IngestBatch.objects.get(install_id=install_id, batch_id=outcome.receipt["batch_id"])
+    batch = IngestBatch.objects.get(
+        install_id=install_id, batch_id=str(outcome.receipt["batch_id"])
+    )
     return entry_of(batch)
 
 

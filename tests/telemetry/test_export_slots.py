@@ -19,7 +19,7 @@ ZONES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rhythm:
     every: str = "day"
     at_minute: int = 30

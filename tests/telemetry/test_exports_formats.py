@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -76,6 +77,16 @@ def test_no_cell_of_a_csv_is_computed_by_a_spreadsheet() -> None:
     starts = {cell.lstrip(" \u00a0")[:1] for cell in cells}
     assert not starts & {"=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"}
     assert [cell for cell in cells if "\x00" in cell] == []
+
+
+@pytest.mark.parametrize("parter", [";", "\t", "\n", "\r\n", "; \u00a0"])
+@pytest.mark.parametrize("start", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\uff1dA1"])
+def test_no_cell_of_a_csv_is_computed_where_semicolons_part_them(parter: str, start: str) -> None:
+    data = written("csv", [row_of(CALLS, model=f"gpt{parter}{start};")])
+    cells = re.split(r"[;\t\r\n]", data.decode())
+    assert [cell for cell in cells if cell.lstrip(" \u00a0").startswith(tuple("=+-@\uff1d"))] == []
+    (row,) = read("csv", data)
+    assert row["model"].replace("'", "") == f"gpt{parter}{start};".replace("'", "")
 
 
 def test_numbers_of_a_csv_keep_their_sign() -> None:

@@ -52,7 +52,7 @@ def somebody(*permissions: str, name: str = "ada", is_staff: bool = True) -> Use
     return User.objects.get(pk=user.pk)
 
 
-def signed_in(*permissions: str, **values: object) -> Client:
+def signed_in(*permissions: str, **values: Any) -> Client:  # noqa: ANN401 -- of somebody
     client = Client()
     client.force_login(
         somebody(*permissions, **values), backend="django.contrib.auth.backends.ModelBackend"
@@ -174,6 +174,28 @@ def test_a_download_that_is_resumed_leaves_one_row_and_knows_a_changed_file() ->
     body_of(first)
     body_of(second)
     assert ChangeRecord.objects.filter(action="export.download").count() == 2
+
+
+@pytest.mark.parametrize("header", ["bytes=1-", "bytes=-{less}", "bytes=1-1"])
+def test_a_part_of_a_file_leaves_its_row_as_the_whole_does(header: str) -> None:
+    exports.push_calls(3)
+    file = the_file(exports.finished())
+    asked = header.format(less=file.size_bytes - 1)
+    for _ in range(2):
+        answer = Client().get(links.signed_path(file), headers={"Range": asked})
+        assert (answer.status_code, len(body_of(answer)) > 0) == (206, True)
+    assert ChangeRecord.objects.filter(action="export.download").count() == 1
+    with time_machine.travel(now() + timedelta(days=1)):
+        body_of(Client().get(links.signed_path(file), headers={"Range": asked}))
+    assert ChangeRecord.objects.filter(action="export.download").count() == 2
+
+
+def test_a_zip_whose_place_is_away_is_an_answer_and_not_a_broken_file() -> None:
+    job = exports.finished()
+    path = links.signed_zip_path(job)
+    exports.folder(job).rename(exports.folder(job).with_name("moved"))
+    assert Client().get(path).status_code == 503
+    assert not ChangeRecord.objects.filter(action="export.download").exists()
 
 
 def test_the_whole_result_is_one_zip() -> None:
@@ -382,6 +404,8 @@ def test_the_list_is_paged_from_the_newest(monkeypatch: pytest.MonkeyPatch) -> N
         {"keep_days": 0},
         {"from": "2027-01-01T00:00:00Z", "to": "2026-01-01T00:00:00Z"},
         {"from": "yesterday"},
+        {"from": "0001-01-02T00:00:00Z"},
+        {"to": "9999-12-30T00:00:00Z"},
     ],
 )
 def test_a_wrong_order_is_refused_before_anything_is_made(values: dict[str, object]) -> None:

@@ -16,7 +16,7 @@ from telemetry.exports.retention import expire_erased, expire_results, going, pr
 from telemetry.exports.run import run_job
 from telemetry.exports.tasks import expire_exports, run_exports
 from telemetry.models import ExportDestination, ExportFile, ExportJob
-from telemetry.store.erase import erase_install
+from telemetry.store.erase import erase_install, resume_erasures, set_tombstone
 from tests import builders
 from tests.telemetry import builders as make
 from tests.telemetry import export_jobs as exports
@@ -109,6 +109,35 @@ def test_an_export_that_runs_while_an_install_is_erased_does_not_keep_it() -> No
     run_exports()
     job.refresh_from_db()
     assert job.state == State.EXPIRED
+
+
+def test_an_export_ordered_while_an_erasure_is_under_way_does_not_keep_it_either() -> None:
+    exports.push_calls(3)
+    set_tombstone(make.INSTALL, actor="owner", reason="asked for by its owner")
+    job = exports.finished()
+    assert len(exports.read(job)) == 3
+    resume_erasures()
+    assert expire_erased() == [job.pk]
+    assert not exports.folder(job).exists()
+
+
+def test_an_erasure_reaches_the_places_of_the_operator_and_says_which_it_did_not(
+    home: Path,
+) -> None:
+    exports.push_calls(3)
+    (home / "usb").mkdir()
+    usb = ExportDestination.objects.create(name="usb", kind="folder", folder=str(home / "usb"))
+    near, away = exports.finished(destination=nas(home)), exports.finished(destination=usb)
+    (home / "usb").rename(home / "unplugged")
+    erase_install(make.INSTALL, actor="owner", reason="asked for by its owner")
+    assert set(expire_erased()) == {near.pk, away.pk}
+    assert list((home / "nas").rglob("*")) == []
+    reasons = {
+        row.object_id: row.reason for row in ChangeRecord.objects.filter(action="export.expire")
+    }
+    assert "Is it mounted" in reasons[str(away.pk)]
+    assert "usb" in reasons[str(away.pk)]
+    assert "removed there as well" in reasons[str(near.pk)]
 
 
 # ---------------------------------------------------------------------------------- the command

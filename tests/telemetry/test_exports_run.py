@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from django.db import connection
 from fleet.lib.clock import now
 from fleet.models import ChangeRecord
 from telemetry.exports import destinations, parts, run
+from telemetry.exports.datasets import DATASETS
 from telemetry.exports.orders import MAX_OPEN, cancel_job, open_jobs, retry_job
 from telemetry.exports.run import run_job
 from telemetry.exports.tasks import run_exports
@@ -44,7 +46,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of twenty rows, pages of ten: forty rows meet every edge that a million would."""
     from dataclasses import replace
 
-    small = {name: replace(one, page_rows=10) for name, one in run.DATASETS.items()}
+    small = {name: replace(one, page_rows=10) for name, one in DATASETS.items()}
     monkeypatch.setattr(parts, "PART_ROWS", 20)
     monkeypatch.setattr("telemetry.exports.choice.DATASETS", small)
 
@@ -79,7 +81,7 @@ def due(job: ExportJob) -> None:
 
 def test_every_row_of_every_event_table_is_in_its_file() -> None:
     make.push(*make.one_of_each())
-    names = [name for name, one in run.DATASETS.items() if one.is_partitioned][:10]
+    names = [name for name, one in DATASETS.items() if one.is_partitioned][:10]
     job = exports.finished(*names)
     assert {name: len(exports.read(job, name)) for name in names} == dict.fromkeys(names, 1)
     assert job.done_count == job.total_count == 10
@@ -187,7 +189,7 @@ def test_a_job_that_was_left_at_any_point_ends_as_if_it_had_not_been(
     monkeypatch.setattr(parts, "PART_ROWS", 20)
     from dataclasses import replace
 
-    small = {name: replace(one, page_rows=10) for name, one in run.DATASETS.items()}
+    small = {name: replace(one, page_rows=10) for name, one in DATASETS.items()}
     monkeypatch.setattr("telemetry.exports.choice.DATASETS", small)
     job = exports.done(job)
     assert exports.digests(job) == exports.digests(undisturbed)
@@ -251,6 +253,37 @@ def test_a_job_that_somebody_holds_is_left_alone(small_parts: None) -> None:
     assert job.pk not in open_jobs()
     assert run_job(job.pk).lease_owner == "another"
     assert ExportFile.objects.count() == 0
+
+
+def test_one_that_failed_while_it_was_being_cancelled_goes_on_when_that_is_asked_for() -> None:
+    exports.push_calls(3)
+    job = exports.order()
+    ExportJob.objects.filter(pk=job.pk).update(state=State.FAILED, cancel_asked_at=now())
+    assert retry_job(job.pk, "tester")
+    assert len(exports.read(exports.done(job))) == 3
+
+
+@committed
+def test_a_part_that_goes_up_for_longer_than_a_lease_keeps_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exports.push_calls(3)
+    job, complete = exports.order(), destinations._FolderFile.complete
+    seen: list[bool] = []
+
+    def slow(file: destinations._FolderFile) -> None:
+        if not seen:
+            lapse(job)
+            ends_at_s = time.monotonic() + 60
+            while job.pk in open_jobs() and time.monotonic() < ends_at_s:
+                time.sleep(0.02)
+            seen.append(job.pk in open_jobs())
+        complete(file)
+
+    monkeypatch.setattr(run, "KEEP_EVERY_S", 0.02)
+    monkeypatch.setattr(destinations._FolderFile, "complete", slow)
+    exports.done(job)
+    assert seen == [False]
 
 
 def test_a_worker_that_was_thought_dead_writes_over_nothing(

@@ -54,7 +54,9 @@ class Sent:
         request = ExportMetricsServiceRequest.FromString(body.data)
         found = [m for r in request.resource_metrics for s in r.scope_metrics for m in s.metrics]
         self.metrics = {metric.name: metric for metric in found}
-        self.points = {m.name: list(getattr(m, m.WhichOneof("data")).data_points) for m in found}
+        self.points = {
+            m.name: list(getattr(m, str(m.WhichOneof("data"))).data_points) for m in found
+        }
         assert sum(map(len, self.points.values())) == body.record_count
         return body
 

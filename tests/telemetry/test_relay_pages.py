@@ -38,8 +38,8 @@ def http() -> Iterator[Http]:
         yield made
 
 
-def client_of(*codenames: str) -> Client:
-    user = User.objects.create_user("somebody", is_staff=True)
+def client_of(*codenames: str, name: str = "somebody") -> Client:
+    user = User.objects.create_user(name, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     client = Client()
     client.force_login(user)
@@ -245,6 +245,8 @@ def test_letters_are_shown_to_whoever_sees_what_refused_them() -> None:
     shown = text_of(client_of("view_stream", "replay_relaydestination"), LETTERS)
     assert "of a stream" in shown
     assert "of a collector" not in shown
+    for odd in ("²", "9" * 40, "-1", "x"):
+        text_of(client_of("view_stream", name=odd), f"{LETTERS}?stream={odd}")
 
 
 def act(client: Client, action: str, *letters: DeadLetter, **data: str) -> str:

@@ -56,18 +56,19 @@ def test_a_syslog_server_that_dies_gets_all_again_under_the_same_ids() -> None:
     assert list(dict.fromkeys(uids)) == sorted(set(uids), key=lambda uid: int(uid.split("-")[1]))
 
 
-def test_a_server_that_never_closes_did_not_take_the_records() -> None:
+@pytest.mark.parametrize("way", ["stays_open", "talks_on"])
+def test_a_server_that_never_closes_did_not_take_the_records(way: str) -> None:
     from telemetry.delivery.http import Limits
     from telemetry.streams.open import open_channel
     from telemetry.streams.syslog import SyslogChannel
 
     change()
     with receivers.syslog() as server:
-        server.stays_open = True
+        setattr(server, way, True)
         stream = stream_to(f"tcp://127.0.0.1:{server.port}", "syslog")
         channel = open_channel(stream)
         assert isinstance(channel, SyslogChannel)
-        channel._limits = Limits(step_s=0.2)
+        channel._limits = Limits(step_s=0.2, total_s=1.0)
         with mock.patch.object(send, "open_channel", return_value=channel):
             assert "did not close" in send_stream(stream.pk).error
     stream.refresh_from_db()

@@ -27,6 +27,8 @@ class Command(BaseCommand):
         "broker's files are not in it: they are made again."
     )
 
+    requires_system_checks = []  # a console that is not well needs its backup all the more
+
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "where", nargs="?", default="", help="folder (default FLEET_HOME/backups), or - "

@@ -101,6 +101,17 @@ def test_behind_a_known_proxy_the_caller_decides(settings: Settings) -> None:
     assert not reads(client, **{"X-Forwarded-For": "10.0.0.7, 203.0.113.9"})
 
 
+@pytest.mark.parametrize("header", ["X-Real-Ip", "X-Forwarded-Proto", "Via", "Forwarded"])
+def test_a_known_proxy_that_does_not_say_for_whom_opens_nothing(
+    header: str, settings: Settings
+) -> None:
+    settings.FLEET_PROXIES = ["127.0.0.1"]
+    client = Client(REMOTE_ADDR="127.0.0.1")
+    assert not reads(client, **{header: "203.0.113.9"})
+    assert not reads(client, **{header: "203.0.113.9", "X-Forwarded-For": " "})
+    assert reads(client)
+
+
 # ---------------------------------------------------------------------------------- what
 
 
