@@ -115,9 +115,10 @@ def _first_hour(after: datetime, until: datetime) -> datetime:
         first=Min("first_hour"), unknown=Count("id", filter=Q(first_hour=None)), all=Count("id")
     )
     # The ledger forgets batches sooner than rows are forgotten.
-    if said["first"] is None or said["unknown"] or said["all"] < came.count():
+    first: datetime | None = said["first"]
+    if first is None or said["unknown"] or said["all"] < came.count():
         return margin
-    return max(margin, said["first"])
+    return max(margin, first)
 
 
 def read_open(runs: Sequence[OpenRun]) -> list[EntryRows]:

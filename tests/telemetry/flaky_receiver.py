@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import random
 import socket
 import struct
 import threading
@@ -202,6 +203,19 @@ class FlakyReceiver:
             self.acknowledged.update(kept)
             self.rejected.update(request.ids[: fault.rejected])
         return True
+
+
+def spoil(chance: random.Random) -> Callable[[Request], Fault | None]:
+    """Three of ten requests meet one of everything that may happen on the way."""
+    faults = [
+        Fault(status=429, headers=(("Retry-After", "1"),)),
+        Fault(status=503),
+        Fault(loses_answer=True),
+        Fault(cut_answer=0),
+        Fault(cut_answer=25),
+        Fault(message="careful"),
+    ]
+    return lambda _request: chance.choice(faults) if chance.random() < 0.3 else None
 
 
 PROTOBUF = "application/x-protobuf"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import Callable
 from datetime import timedelta
 from email.utils import format_datetime
 
@@ -16,10 +15,11 @@ from telemetry.delivery.http import Limits
 from telemetry.ingest.drain import drain
 from telemetry.models import DeadLetter, FeedEntry, IngestBatch, RelayCursor, RelayDestination
 from telemetry.relay import rounds
+from telemetry.relay.cursor import Books
 from telemetry.relay.feed import feed, newest_entry
 from telemetry.relay.letters import purge_install
 from tests.telemetry import builders as make
-from tests.telemetry.flaky_receiver import Fault, FlakyReceiver, Request, receiver
+from tests.telemetry.flaky_receiver import Fault, FlakyReceiver, receiver, spoil
 from tests.telemetry.relay_helpers import (
     balance,
     collector,
@@ -89,7 +89,7 @@ def test_what_may_be_tried_again_is_tried_again_later(receiver: FlakyReceiver, s
     assert go(destination).record_count == 5
     cursor.refresh_from_db()
     assert cursor.failure_count == 0
-    assert not cursor.open_until
+    assert cursor_of(destination).open_until is None
     assert set(receiver.acknowledged.values()) == {1}
 
 
@@ -226,19 +226,6 @@ def test_an_address_that_is_not_allowed_any_more_sends_nothing(
     assert receiver.connection_count == 0
 
 
-def spoil(chance: random.Random) -> Callable[[Request], Fault | None]:
-    """Three of ten requests meet one of everything that may happen on the way."""
-    faults = [
-        Fault(status=429, headers=(("Retry-After", "1"),)),
-        Fault(status=503),
-        Fault(loses_answer=True),
-        Fault(cut_answer=0),
-        Fault(cut_answer=25),
-        Fault(message="careful"),
-    ]
-    return lambda _request: chance.choice(faults) if chance.random() < 0.3 else None
-
-
 @pytest.mark.parametrize(
     "span_count", [2_000, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
 )
@@ -302,7 +289,7 @@ def test_a_receiver_without_logs_is_marked_and_asked_again_later(
     go(destination, "logs")
     cursor.refresh_from_db()
     assert (cursor.sent_count, cursor.rejected_count) == (1, 3)
-    assert not cursor.not_offered_at
+    assert cursor_of(destination, "logs").not_offered_at is None
 
 
 def test_rows_that_are_too_old_are_counted_and_not_sent(receiver: FlakyReceiver) -> None:
@@ -408,7 +395,7 @@ def test_an_erasure_between_two_bodies_stops_what_is_in_memory(
     make.push(make.model_call(1, span_id="a"), install_id=two)
     make.push(make.model_call(1, span_id="b"), install_id=one)
     feed()
-    real = rounds.Books.take_body
+    real = Books.take_body
 
     def erasing(*args: object, **values: object) -> None:
         real(*args, **values)  # type: ignore[arg-type]  # passed on
@@ -416,7 +403,7 @@ def test_an_erasure_between_two_bodies_stops_what_is_in_memory(
             install_id=one, defaults={"requested_by": "x", "reason": "y", "requested_at": now()}
         )
 
-    monkeypatch.setattr(rounds.Books, "take_body", erasing)
+    monkeypatch.setattr(Books, "take_body", erasing)
     go_until_idle(destination)
     assert len(receiver.taken) == 1
     assert all(str(one).encode() not in request.body for request in receiver.requests)
@@ -439,13 +426,13 @@ def test_a_deleted_collector_ends_its_round(
 ) -> None:
     destination = collector(receiver.url)
     fill(3)
-    real = rounds.Books.begin_body
+    real = Books.begin_body
 
     def deleting(*args: object, **values: object) -> None:
         real(*args, **values)  # type: ignore[arg-type]  # passed on
         RelayDestination.objects.all().delete()
 
-    monkeypatch.setattr(rounds.Books, "begin_body", deleting)
+    monkeypatch.setattr(Books, "begin_body", deleting)
     monkeypatch.setattr(rounds._Relay, "_is_wanted", lambda _relay: True)
     assert go(destination).record_count == 0
     assert RelayCursor.objects.count() == 0
