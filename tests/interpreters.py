@@ -55,6 +55,7 @@ def _fetched(version: str) -> str | None:
     uv = find_uv()
     if uv is None:
         return None
+    path = ""
     for command in (["install", "--quiet", version], ["find", "--managed-python", version]):
         try:
             done = subprocess.run(

@@ -53,7 +53,8 @@ def _in_redis() -> list[Waiting]:
     with client, client.pipeline(transaction=False) as ask:
         for name in QUEUES:
             # kombu pushes on the left and takes from the right.
-            ask.llen(name).lindex(name, -1)
+            ask.llen(name)
+            ask.lindex(name, -1)
         answers = ask.execute()
     return [
         Waiting(name, int(count), _age_s(last))

@@ -135,13 +135,13 @@ def connect() -> None:
     worker_shutdown.connect(_on_stop, weak=False, dispatch_uid="fleet.runs")
 
 
-def _on_prerun(*, task_id: str, task: Task, **_kwargs: object) -> None:
+def _on_prerun(*, task_id: str, task: Task[Any, Any], **_kwargs: object) -> None:
     if not task.request.is_eager:
         _runs.begin(task_id, task.name)
 
 
 def _on_postrun(
-    *, task_id: str, task: Task, state: str | None, retval: object, **_kwargs: object
+    *, task_id: str, task: Task[Any, Any], state: str | None, retval: object, **_kwargs: object
 ) -> None:
     if task.request.is_eager:
         return

@@ -146,7 +146,7 @@ _recorded: dict[str, Recorded | None] = {}
 """By task id: a worker's process runs one at a time, a pool of threads several."""
 
 
-def _on_prerun(*, task_id: str, task: Task, **_kwargs: object) -> None:
+def _on_prerun(*, task_id: str, task: Task[Any, Any], **_kwargs: object) -> None:
     if task.request.is_eager:
         return
     parent = str(task.request.get(tracing.PARENT) or "")
@@ -156,7 +156,7 @@ def _on_prerun(*, task_id: str, task: Task, **_kwargs: object) -> None:
 
 
 def _on_postrun(
-    *, task_id: str, task: Task, state: str | None, retval: object, **_kwargs: object
+    *, task_id: str, task: Task[Any, Any], state: str | None, retval: object, **_kwargs: object
 ) -> None:
     span, recorded = _going_on.pop(task_id, None), _recorded.pop(task_id, None)
     if span is None:
