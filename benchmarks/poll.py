@@ -88,7 +88,7 @@ def console(port: int, home: str, *, cache_s: int) -> Iterator[subprocess.Popen[
     """Gunicorn with the options of `manage.py up`, until it answers."""
     from fleet.bringup import web_options
 
-    options = list(web_options({"WEB_CONCURRENCY": "2"}))
+    options = list(web_options())
     options[options.index("--bind") + 1] = f"127.0.0.1:{port}"
     log = Path(home) / f"console-{port}.log"
     with log.open("wb") as out:
