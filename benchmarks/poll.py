@@ -130,7 +130,7 @@ def enroll(count: int) -> list[str]:
 
     from fleet.enroll.credentials import new_credential
     from fleet.lib.clock import now
-    from fleet.models import Install, Pin, PinScope
+    from fleet.models import Install, Pin, PinScope, SyncState
     from fleet.policy.publish import publish_revision
 
     Pin.objects.create(
@@ -139,7 +139,13 @@ def enroll(count: int) -> list[str]:
     publish_revision(actor="benchmark", reason="benchmark")
     tokens = []
     for _ in range(count):
-        install = Install.objects.create(id=uuid4(), machine_id="b" * 64, last_seen_at=now())
+        install = Install.objects.create(
+            id=uuid4(),
+            machine_id="b" * 64,
+            last_seen_at=now(),
+            # Of one that never checked in the database wants to hear each time.
+            sync_state=SyncState.IN_SYNC,
+        )
         tokens.append(new_credential(install, is_candidate=False, expires_at=None)[1])
     return tokens
 
