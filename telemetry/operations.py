@@ -74,7 +74,7 @@ def look_at_exports() -> Finding:
     if newest is None:
         return Finding("exports", "ok", "None failed in 24 hours")
     detail = f"{failed.count()} failed in 24 hours; the last: {newest.last_error}"
-    return Finding("exports", "warn", detail, "Look at Data → Exports: each says what to do.")
+    return Finding("exports", "warn", detail, "Look at Exports → Exports: each says what to do.")
 
 
 def look_at_relays() -> Finding:
@@ -86,7 +86,7 @@ def look_at_relays() -> Finding:
     if not failing:
         return Finding("relays", "ok", "None fails")
     said = "; ".join(f"{each}: {each.last_error}" for each in failing[:3])
-    mend = "Look at Data → Relays and press Test: it says what is wrong."
+    mend = "Look at Exports → Collectors and Streams and press Test: it says what is wrong."
     return Finding("relays", "warn", f"{len(failing)} fail: {said}", mend)
 
 

@@ -188,7 +188,7 @@ def _feed() -> Iterator[Item]:
     position = cursors.aggregate(least=Min("position"))["least"]
     if position is not None:
         waiting = FeedEntry.objects.filter(pk__gt=position)
-        why = "a relay has not passed them yet: see Data → Relays"
+        why = "a relay has not passed them yet: see Exports → Collectors"
         yield from _counted(waiting, f"after {position}", now().date(), why, fate="held")
 
 
