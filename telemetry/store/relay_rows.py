@@ -142,23 +142,41 @@ def _wanted(entries: Sequence[FeedEntry]) -> dict[tuple[UUID, UUID], _Wanted]:
 def _read(
     table: Table, wanted: Mapping[tuple[UUID, UUID], _Wanted]
 ) -> Iterator[tuple[int, int, Row]]:
+    is_postgres = connection.vendor == "postgresql"
+    # Four values of few kinds, in each row: as texts they are looked up and not made anew.
+    cast = "::text" if is_postgres else ""
+    stamps = ", ".join(f"r.{name}{cast}" for name in ("install_id", "batch_id", "received_at"))
     columns = ", ".join(f"r.{name}" for name in table.column_names())
     found = read_stretches(
         table,
-        f"r.install_id, r.batch_id, r.received_at, r.group_id, {columns}",
+        f"{stamps}, r.group_id, {columns}",
         [(install_id, one.begins, one.ends) for (install_id, _), one in wanted.items()],
         {"batch_id": [batch_id for _, batch_id in wanted]},
     )
-    is_sqlite = connection.vendor == "sqlite"
+    known: dict[tuple[Any, ...], _Wanted | None] = {}
     for install_id, batch_id, received_at, group_id, *values in found:
-        if is_sqlite:
-            one = wanted.get((UUID(install_id), UUID(batch_id)))
-            stamp = received_at.replace(tzinfo=UTC)
-        else:
-            one = wanted.get((install_id, batch_id))
-            stamp = received_at
-        if one is not None and stamp == one.received_at:
+        key = (install_id, batch_id, received_at)
+        try:
+            one = known[key]
+        except KeyError:
+            one = known[key] = _of_stamp(wanted, key)
+        if one is not None:
             yield one.place, group_id, tuple(values)
+
+
+def _of_stamp(wanted: Mapping[tuple[UUID, UUID], _Wanted], key: tuple[Any, ...]) -> _Wanted | None:
+    """Which entry a row with these stamps is of: install, batch and time of receipt."""
+    install_id, batch_id, received_at = key
+    one = wanted.get((UUID(install_id), UUID(batch_id)))
+    # PostgreSQL's text has its zone, SQLite's value is UTC and does not say so.
+    stamp = (
+        datetime.fromisoformat(received_at)
+        if isinstance(received_at, str)
+        else received_at.replace(tzinfo=UTC)
+    )
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=UTC)
+    return one if one is not None and stamp == one.received_at else None
 
 
 type Stretch = tuple[UUID, datetime, datetime]
