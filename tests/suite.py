@@ -116,15 +116,15 @@ def check_steps(home: str) -> list[Step]:
 
 def test_steps() -> list[Step]:
     """The two runs of pytest and the floors over what both measured."""
-    pytest = (str(BIN / "python"), "-m", "pytest", "--cov", "--cov-report=", "--durations=10")
+    # Two workers a core: much of a test is waiting for servers of its own to start and to stop.
+    # worksteal: some tests take a minute, most a hundredth of a second.
+    workers = ("-n", str(2 * (os.cpu_count() or 1)), "--dist=worksteal")
+    pytest = (str(BIN / "python"), "-m", "pytest", "--cov", "--cov-report=", "--durations=25")
     return [
-        # worksteal: some tests take a minute, most a hundredth of a second.
-        Step(
-            "tests", (*pytest, "-n", "auto", "--dist=worksteal"), {"COVERAGE_FILE": ".coverage.a"}
-        ),
+        Step("tests", (*pytest, *workers), {"COVERAGE_FILE": ".coverage.a"}),
         Step(
             "tests on the embedded default",
-            (*pytest, "-n", "auto", "--dist=worksteal", "-m", "both_engines and not postgres"),
+            (*pytest, *workers, "-m", "both_engines and not postgres"),
             {"COVERAGE_FILE": ".coverage.b", "FLEET_TEST_ENGINE": "sqlite"},
         ),
         Step("coverage of both runs", tool("coverage", "combine", "--quiet")),
