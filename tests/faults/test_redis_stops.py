@@ -37,9 +37,19 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
+SUPERVISED = """
+import sys
+from fleet.supervise import Child, Supervisor
+sys.exit(Supervisor([Child(sys.argv[1], tuple(sys.argv[2:]))]).run())
+"""
+
+
 @contextlib.contextmanager
 def worker_and_beat(folder: Path, environ: dict[str, str]) -> Iterator[None]:
-    """The console's own worker and beat, as ``up`` starts them."""
+    """The console's own worker and beat, each supervised as ``up`` does it.
+
+    A Redis that goes while a task is acknowledged ends Celery's worker; it is started again.
+    """
     celery = [sys.executable, "-m", "celery", "--quiet", "-A", "fleet.celery"]
     commands = {
         "worker": [*celery, "worker", *WORKER_OPTIONS],
@@ -49,7 +59,11 @@ def worker_and_beat(folder: Path, environ: dict[str, str]) -> Iterator[None]:
         for name, command in commands.items():
             out = stack.enter_context((folder / f"{name}.log").open("wb"))
             process = subprocess.Popen(
-                command, env=environ, cwd=served.ROOT, stdout=out, stderr=out
+                [sys.executable, "-c", SUPERVISED, name, *command],
+                env=environ,
+                cwd=served.ROOT,
+                stdout=out,
+                stderr=out,
             )
             stack.callback(process.wait, 30)
             stack.callback(process.terminate)
