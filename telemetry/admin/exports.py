@@ -205,19 +205,8 @@ class ExportJobAdmin(FactAdmin):
         context = {"form": form, "estimate": _estimate(form) if form.is_valid() else None}
         return render(request, "telemetry/exports/parts/estimate.html", context)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, job: ExportJob) -> HttpResponse:
         """One export."""
-        job = self.get_object(request, object_id)
-        if job is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, job):
-            raise PermissionDenied
         return page(request, "telemetry/exports/job.html", str(job), self._context(request, job))
 
     def progress_view(self, request: HttpRequest, pk: int) -> HttpResponse:

@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from fleet.admin.base import ConsoleAdmin, gone
+from fleet.admin.base import PageAdmin, gone
 from fleet.audit import record_change, snapshot
 from fleet.console.labels import label, plain_label
 from fleet.console.people import person_of
@@ -31,7 +31,7 @@ _PAGE: Final = "admin:telemetry_exportdestination_change"
 
 
 @admin.register(ExportDestination)
-class ExportDestinationAdmin(ConsoleAdmin):
+class ExportDestinationAdmin(PageAdmin):
     """Folders and object stores that results go to."""
 
     list_display = ("title", "state", "kind_label", "place", "tested")
@@ -106,19 +106,8 @@ class ExportDestinationAdmin(ConsoleAdmin):
             raise PermissionDenied
         return self._edit(request, ExportDestination(), is_new=True)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, destination: ExportDestination) -> HttpResponse:
         """One destination: what its test said, and its form for who may change it."""
-        destination = self.get_object(request, object_id)
-        if destination is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, destination):
-            raise PermissionDenied
         if request.method == "POST" and not self.has_change_permission(request, destination):
             raise PermissionDenied
         return self._edit(request, destination, is_new=False)

@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from fleet.admin.base import ConsoleAdmin, gone, reason_of
+from fleet.admin.base import PageAdmin, gone, reason_of
 from fleet.console.labels import label
 from fleet.console.people import person_of
 from fleet.console.rendering import page
@@ -60,7 +60,7 @@ class RunShown:
 
 
 @admin.register(ExportSchedule)
-class ExportScheduleAdmin(ConsoleAdmin):
+class ExportScheduleAdmin(PageAdmin):
     """Orders that are given again and again."""
 
     list_display = ("title", "state", "what", "rhythm", "next_time", "last_job", "owner_name")
@@ -158,19 +158,8 @@ class ExportScheduleAdmin(ConsoleAdmin):
             raise PermissionDenied
         return self._edit(request, ExportSchedule(), is_new=True)
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show(self, request: HttpRequest, schedule: ExportSchedule) -> HttpResponse:
         """One schedule: how it goes, and its form for who may change it."""
-        schedule = self.get_object(request, object_id)
-        if schedule is None:
-            return gone(request, self.opts)
-        if not self.has_view_permission(request, schedule):
-            raise PermissionDenied
         if request.method == "POST" and not self.has_change_permission(request, schedule):
             raise PermissionDenied
         return self._edit(request, schedule, is_new=False)
