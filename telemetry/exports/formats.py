@@ -7,7 +7,6 @@ bytes of the same pages: a part that is written again after a death has the same
 from __future__ import annotations
 
 import io
-import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -18,23 +17,15 @@ import msgspec
 from telemetry.exports.columns import Column, Kind
 from telemetry.exports.datasets import Dataset
 from telemetry.exports.rows import MAX_INT, Page, Values
+from telemetry.exports.spreadsheet import PARTERS, SUSPECT, inert
 from telemetry.models import ExportFormat
 
 ROW_GROUP_ROWS: Final = 20_000
 """About 10 MB of columns. Larger groups pack a little better and cost that much more memory."""
 GZIP_LEVEL: Final = 5
 """Level 6 is half slower for one part in a hundred."""
-FORMULA_STARTS: Final = (*"=+-@\t\r\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet compute a cell, the full-width forms included (OWASP, CSV injection)."""
 CSV_END: Final = "\r\n"
 _CSV_MARKS: Final = ('"', ",", "\r", "\n", "\x00")
-_BLANKS: Final = " \u00a0\ufeff\x00"
-"""What a spreadsheet leaves out before it looks at a cell."""
-_SUSPECT: Final = frozenset({*FORMULA_STARTS, *_BLANKS})
-_PARTERS: Final = ";\t\r\n"
-"""What parts cells and rows for a spreadsheet that takes no comma, as in half of Europe: what
-stands behind one begins a cell there, whatever the quotes say."""
-_STARTS_INSIDE: Final = re.compile(rf"([{_PARTERS}][{_BLANKS}]*)(?=[-=+@\uff1d\uff0b\uff0d\uff20])")
 SCHEMA_KEY: Final = b"hermes_fleet"
 
 
@@ -153,8 +144,8 @@ def _cells(column: Column, values: Values) -> Sequence[str]:
         return ["" if v is None else str(v) for v in values] if has_gap else list(map(str, values))
     texts = [value or "" for value in values] if None in values else values
     whole = "".join(texts)
-    is_plain = not any(mark in whole for mark in (*_CSV_MARKS, *_PARTERS))
-    if is_plain and _SUSPECT.isdisjoint({text[:1] for text in texts}):
+    is_plain = not any(mark in whole for mark in (*_CSV_MARKS, *PARTERS))
+    if is_plain and SUSPECT.isdisjoint({text[:1] for text in texts}):
         return texts
     made = {text: _quoted(inert(text)) for text in set(texts)}
     return [made[text] for text in texts]
@@ -164,14 +155,6 @@ def _quoted(text: str) -> str:
     if any(mark in text for mark in _CSV_MARKS):
         return '"' + text.replace('"', '""') + '"'
     return text
-
-
-def inert(text: str) -> str:
-    """A text that no spreadsheet computes and no reader stumbles over: a quote in front, no NUL."""
-    if text.lstrip(_BLANKS).startswith(FORMULA_STARTS):
-        text = f"'{text}"
-    text = _STARTS_INSIDE.sub(r"\1'", text)
-    return text.replace("\x00", "\\x00")
 
 
 def iso(moment: datetime) -> str:

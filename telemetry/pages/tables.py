@@ -11,7 +11,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
 from django.http import HttpResponse
@@ -19,23 +18,9 @@ from django.utils.translation import gettext as _
 
 from fleet.console.charts import Tone
 from fleet.templatetags.fleet_format import change, count, duration_ms, exact, money, percent
+from telemetry.exports.spreadsheet import inert
 from telemetry.insight.answers import Cost, Percentiles
 from telemetry.insight.intervals import Rate
-
-FORMULA_STARTS: Final = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)
-"""What makes a spreadsheet compute a cell, the full-width forms included (OWASP, CSV injection)."""
 
 type Value = str | int | float | datetime | UUID | None
 
@@ -194,11 +179,6 @@ def _plain(value: Value) -> str | int | float:
     if isinstance(value, int | float):
         return value
     return inert(str(value))
-
-
-def inert(text: str) -> str:
-    """A text no spreadsheet computes: a quote in front, where it would."""
-    return f"'{text}" if text.lstrip(" \u00a0").startswith(FORMULA_STARTS) else text
 
 
 def columns(*specs: Column | Sequence[Column]) -> tuple[Column, ...]:

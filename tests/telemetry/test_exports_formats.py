@@ -17,8 +17,9 @@ from pyarrow import parquet
 
 from telemetry.exports import formats
 from telemetry.exports.datasets import DATASETS, Dataset
-from telemetry.exports.formats import arrow_schema, extension_of, inert, writer_of
+from telemetry.exports.formats import arrow_schema, extension_of, writer_of
 from telemetry.exports.rows import Page, page_of
+from telemetry.exports.spreadsheet import inert
 from telemetry.models import ExportFormat
 
 CALLS = DATASETS["model_calls"]

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry.exports.spreadsheet import inert
 from telemetry.insight import read
 from telemetry.insight.intervals import Rate, difference, wilson
 from telemetry.insight.window import DAY, HOUR, Window
 from telemetry.models import Unit
-from telemetry.pages.tables import Cell, Column, Table, csv_text, inert
+from telemetry.pages.tables import Cell, Column, Table, csv_text
 from telemetry.rollup.histogram import bucket_of
 from tests.telemetry.builders import hour_at
 
@@ -106,6 +107,12 @@ def test_a_share_lies_within_its_bounds(found: tuple[int, int]) -> None:
 )
 def test_a_name_is_no_formula_in_a_file(start: str) -> None:
     assert inert(f"{start}cmd|' /C calc'!A0").startswith("'")
+
+
+def test_a_pages_file_is_as_guarded_as_an_exports() -> None:
+    """What stands behind a semicolon begins a cell where semicolons part them."""
+    table = Table("t", "T", "", (Column("name", "Name"),), ((Cell("a;=cmd()", ""),),), "")
+    assert csv_text(table).splitlines()[1] == "a;'=cmd()"
 
 
 def test_a_file_has_numbers_as_numbers_and_unknown_as_nothing() -> None:
