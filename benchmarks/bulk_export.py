@@ -19,14 +19,11 @@ import argparse
 import gc
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,7 +32,6 @@ import psycopg
 ROWS = 1_000_000
 ROUNDS = 3
 RESULTS = Path(__file__).parent / "results" / "bulk_export.json"
-SERVER = os.environ.get("FLEET_BENCH_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 OURS = ("ndjson", "json", "csv", "parquet", "ndjson.gz")
 WAYS = (*OURS, "seed", "sql")
 START = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=10)
@@ -64,18 +60,6 @@ SELECT
 FROM (SELECT n, %(start)s::timestamptz + n * (interval '7 days' / %(rows)s) AS at
       FROM generate_series(0::bigint, %(rows)s - 1) AS n) AS numbered
 """
-
-
-@contextmanager
-def database(name: str) -> Iterator[str]:
-    """A database of this benchmark's own; its URL."""
-    with psycopg.connect(SERVER, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    try:
-        yield f"{SERVER.rpartition('/')[0]}/{name}"
-    finally:
-        with psycopg.connect(SERVER, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def fill(url: str, rows: int) -> None:
@@ -228,6 +212,8 @@ def main() -> None:
         return
     ways = args.ways.split(",")
     results = []
+    from benchmarks.ingest import database, machine  # not in the processes that are measured
+
     found: dict[str, list[dict[str, float]]] = {}
     for rows in (args.rows // 5, args.rows):
         with database(f"bench_export_{os.getpid()}") as url, tempfile.TemporaryDirectory() as home:
@@ -261,15 +247,9 @@ def main() -> None:
         if way in OURS and "seed" in found
     }
     sys.stdout.write(f"times as fast as the reference at {args.rows:,} rows: {ratios}\n")
-    facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
-        json.dumps({"machine": facts, "rows": results, "ratios": ratios}, indent=2) + "\n"
+        json.dumps({"machine": machine(), "rows": results, "ratios": ratios}, indent=2) + "\n"
     )
 
 

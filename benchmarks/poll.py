@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.ingest import database
+from benchmarks.ingest import database, machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results" / "poll.json"
@@ -254,12 +253,7 @@ def run(chosen: argparse.Namespace, home: str) -> dict[str, object]:
         "turns": turns,
         "installs": chosen.installs,
         "clients": chosen.clients,
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load": [round(load, 1) for load in os.getloadavg()],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        "machine": machine(),
     }
 
 
