@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from fleet.lib.processes import is_running
+
 PRIVATE: Final = 0o600
 _PART: Final = re.compile(r"\..+\.part-(\d+)-[0-9a-f]{8}")
 
@@ -73,17 +75,7 @@ def remove_dead_parts(folder: Path) -> int:
     removed = 0
     for path in folder.glob(".*.part-*"):
         match = _PART.fullmatch(path.name)
-        if match is not None and not _is_alive(int(match[1])):
+        if match is not None and not is_running(int(match[1])):
             path.unlink(missing_ok=True)
             removed += 1
     return removed
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from fleet.lib.processes import is_running
+
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 DEAD: Final = "dead"
 
@@ -58,7 +60,7 @@ def bury_dead(where: Path) -> int:
     count = 0
     for path in sorted(where.glob("*_[0-9]*.db")):
         kind, _line, pid = path.stem.rpartition("_")
-        if _runs(int(pid)):
+        if is_running(int(pid)):
             continue
         total = MmapedDict(str(where / f"{kind}_{DEAD}.db"))  # type: ignore[no-untyped-call]  # untyped library
         for key, value, _at, _place in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]  # untyped library
@@ -77,17 +79,7 @@ def _name_of(pid: int) -> str:
 def _is_alive(name: str) -> bool:
     _web, _line, rest = name.partition("-")
     pid, _line, born = rest.partition("-")
-    return pid.isdigit() and _runs(int(pid)) and _born(int(pid)) == born
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return pid.isdigit() and is_running(int(pid)) and _born(int(pid)) == born
 
 
 def _born(pid: int) -> str:
