@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import messages
@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import models
 from django.db.models.options import Options
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
 from fleet.console.rendering import page
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 else:
     from unfold.admin import ModelAdmin as ThemedAdmin
 
+OwnView = tuple[str, Callable[..., HttpResponse], str]
+"""A route below the model's own, what answers there, and the word in its name."""
 PAGE_ROWS = 50
 """One screen and a half; a list of 50 renders in well under 100 ms."""
 MAX_REASON_CHARS = 300
@@ -65,6 +67,26 @@ class PageAdmin(ConsoleAdmin):
         if not self.has_view_permission(request, row):
             raise PermissionDenied
         return self.show(request, row)
+
+    def add_view(
+        self,
+        request: HttpRequest,
+        form_url: str = "",
+        extra_context: dict[str, object] | None = None,
+    ) -> HttpResponse:
+        """The page that makes a row, for whoever may."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        return self.show_new(request)
+
+    def show_new(self, request: HttpRequest) -> HttpResponse:
+        """The form of a row that is not there yet, GET and POST. Without one, the theme's own."""
+        return super().add_view(request)
+
+    def own_urls(self, *own: OwnView) -> list[URLPattern]:
+        """Addresses beside the usual ones, named ``admin:<app>_<model>_<word>``."""
+        view, stem = self.admin_site.admin_view, f"{self.opts.app_label}_{self.opts.model_name}"
+        return [path(route, view(to), name=f"{stem}_{word}") for route, to, word in own]
 
     def show(self, request: HttpRequest, row: Any) -> HttpResponse:  # noqa: ANN401  # the subclass says its model
         """The page of one row. A subclass without one keeps the theme's read-only form."""

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -36,13 +36,7 @@ class ErasureAdmin(FactAdmin):
 
     def get_urls(self) -> list[Any]:  # Any: the admin's own patterns and resolvers
         """The page of each, and its report as a file."""
-        own: list[URLPattern] = [
-            path(
-                "<uuid:install_id>/report/",
-                self.admin_site.admin_view(self.report_view),
-                name="fleet_erasure_report",
-            )
-        ]
+        own = self.own_urls(("<uuid:install_id>/report/", self.report_view, "report"))
         return [*own, *super().get_urls()]
 
     @admin.display(description=gettext_lazy("Requested"), ordering="requested_at")

@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models import Count, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -135,12 +135,8 @@ class PolicyRevisionAdmin(FactAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         """One more: rolling back."""
-        own = path(
-            "<path:object_id>/roll-back/",
-            self.admin_site.admin_view(self.roll_back_view),
-            name="fleet_policyrevision_roll_back",
-        )
-        return [own, *super().get_urls()]
+        own = self.own_urls(("<path:object_id>/roll-back/", self.roll_back_view, "roll_back"))
+        return [*own, *super().get_urls()]
 
     @admin.display(description=gettext_lazy("Revision"), ordering="version")
     def number(self, revision: PolicyRevision) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -12,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from fleet.admin.base import ConsoleAdmin, FactAdmin, confirm_page, reason_of
+from fleet.admin.base import FactAdmin, PageAdmin, confirm_page, reason_of
 from fleet.admin.token_form import TokenForm
 from fleet.console.commands import enroll_command
 from fleet.console.labels import state_label
@@ -25,7 +24,7 @@ from fleet.templatetags.fleet_format import ago, count
 
 
 @admin.register(EnrollmentToken)
-class EnrollmentTokenAdmin(ConsoleAdmin):
+class EnrollmentTokenAdmin(PageAdmin):
     """Tokens are made and revoked; what they are never changes."""
 
     list_display = ("token", "state", "group", "usage", "approval", "expires", "last_used", "why")
@@ -80,15 +79,8 @@ class EnrollmentTokenAdmin(ConsoleAdmin):
         """As it was stated."""
         return format_html('<span class="hf-name" title="{0}">{0}</span>', token.reason or "–")
 
-    def add_view(
-        self,
-        request: HttpRequest,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show_new(self, request: HttpRequest) -> HttpResponse:
         """Make a token. The answer to the POST is the only page that ever shows its secret."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         form = TokenForm(request.POST or None)
         if request.method == "POST" and form.is_valid():
             return self._mint(request, form)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -76,17 +75,13 @@ class ExportJobAdmin(FactAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         """Beside the usual ones: an estimate, the progress, and what is done with an export."""
-        view = self.admin_site.admin_view
-        own: list[tuple[str, Callable[..., HttpResponse], str]] = [
+        own = self.own_urls(
             ("estimate/", self.estimate_view, "estimate"),
             ("<int:pk>/progress/", self.progress_view, "progress"),
             ("<int:pk>/cancel/", self.cancel_view, "cancel"),
             ("<int:pk>/retry/", self.retry_view, "retry"),
-        ]
-        return [
-            *(path(route, view(to), name=f"telemetry_exportjob_{name}") for route, to, name in own),
-            *super().get_urls(),
-        ]
+        )
+        return [*own, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, object] | None = None
@@ -159,15 +154,8 @@ class ExportJobAdmin(FactAdmin):
         name = job.destination.name if job.destination else _("this console")
         return format_html('<bdi class="hf-name" title="{0}">{0}</bdi>', name)
 
-    def add_view(
-        self,
-        request: HttpRequest,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show_new(self, request: HttpRequest) -> HttpResponse:
         """The order's form; what was typed stays when something is wrong."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         if request.method == "POST":
             form = ExportForm(request.POST, user=request.user)
             if form.is_valid() and "estimate" not in request.POST:

@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -51,12 +51,8 @@ class ExportDestinationAdmin(PageAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         """One more: the test."""
-        own = path(
-            "<int:pk>/test/",
-            self.admin_site.admin_view(self.test_view),
-            name="telemetry_exportdestination_test",
-        )
-        return [own, *super().get_urls()]
+        own = self.own_urls(("<int:pk>/test/", self.test_view, "test"))
+        return [*own, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, object] | None = None
@@ -95,15 +91,8 @@ class ExportDestinationAdmin(PageAdmin):
         """Distance to now."""
         return ago(destination.tested_at)
 
-    def add_view(
-        self,
-        request: HttpRequest,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show_new(self, request: HttpRequest) -> HttpResponse:
         """A new one."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         return self._edit(request, ExportDestination(), is_new=True)
 
     def show(self, request: HttpRequest, destination: ExportDestination) -> HttpResponse:

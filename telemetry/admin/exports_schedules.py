@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,7 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -80,20 +79,13 @@ class ExportScheduleAdmin(PageAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         """Beside the usual ones: the preview, and what is done with a schedule."""
-        view = self.admin_site.admin_view
-        own: list[tuple[str, Callable[..., HttpResponse], str]] = [
+        own = self.own_urls(
             ("preview/", self.preview_view, "preview"),
             ("<int:pk>/run/", self.run_view, "run"),
             ("<int:pk>/switch/", self.switch_view, "switch"),
             ("<int:pk>/remove/", self.remove_view, "remove"),
-        ]
-        return [
-            *(
-                path(route, view(to), name=f"telemetry_exportschedule_{name}")
-                for route, to, name in own
-            ),
-            *super().get_urls(),
-        ]
+        )
+        return [*own, *super().get_urls()]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, object] | None = None
@@ -147,15 +139,8 @@ class ExportScheduleAdmin(PageAdmin):
         """Whose permissions its exports have."""
         return format_html('<bdi class="hf-name" title="{0}">{0}</bdi>', schedule.owner)
 
-    def add_view(
-        self,
-        request: HttpRequest,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show_new(self, request: HttpRequest) -> HttpResponse:
         """A new one."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         return self._edit(request, ExportSchedule(), is_new=True)
 
     def show(self, request: HttpRequest, schedule: ExportSchedule) -> HttpResponse:

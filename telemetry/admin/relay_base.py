@@ -146,15 +146,8 @@ class TargetAdmin[T: (RelayDestination, Stream)](PageAdmin):
         answer.headers["Cache-Control"] = "no-store"
         return answer
 
-    def add_view(
-        self,
-        request: HttpRequest,
-        form_url: str = "",
-        extra_context: dict[str, object] | None = None,
-    ) -> HttpResponse:
+    def show_new(self, request: HttpRequest) -> HttpResponse:
         """A new one."""
-        if not self.has_add_permission(request):
-            raise PermissionDenied
         form = self.form_class(request.POST if request.method == "POST" else None, None)
         if request.method == "POST" and form.is_valid():
             target = self.create(request, form)
