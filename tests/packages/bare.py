@@ -62,7 +62,7 @@ class Bare:
 
 def copy_tree(folder: Path) -> tuple[Path, Path]:
     """Copies of what each distribution is built from: console, agent. Times and modes are new."""
-    ignore = shutil.ignore_patterns("__pycache__", "build", "dist", "*.egg-info")
+    ignore = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info")
     console, agent = folder / "console", folder / "agent"
     console.mkdir(parents=True)
     for name in ("fleet", "telemetry"):

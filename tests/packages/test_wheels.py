@@ -16,13 +16,18 @@ pytestmark = [pytest.mark.packages, pytest.mark.timeout(600)]
 NOT_SHIPPED = {"__pycache__", "build", "dist"}
 
 
+def is_left_out(part: str) -> bool:
+    """Whether a part of a path says that a tool keeps something there: ``.ruff_cache`` and such."""
+    return part in NOT_SHIPPED or part.startswith(".")
+
+
 def tree_of(*packages: str) -> set[str]:
     """Every file of the packages, code or not."""
     return {
         path.relative_to(ROOT).as_posix()
         for package in packages
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and not NOT_SHIPPED & set(path.relative_to(ROOT).parts)
+        if path.is_file() and not any(map(is_left_out, path.relative_to(ROOT).parts))
     }
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -190,11 +193,19 @@ VIEWS = {
 }
 
 
-def clickhouse(folder: Path) -> Any:  # noqa: ANN401 -- the engine carries no types
+@contextmanager
+def clickhouse(folder: Path) -> Iterator[Any]:
     """ClickHouse's engine over the copy: the console's tables as views on Parquet."""
     from chdb import session
 
-    engine: Any = session.Session()  # type: ignore[no-untyped-call]  # as above
+    # Closed also when a test fails: a process has one engine, and the next test wants it empty.
+    with closing(session.Session()) as engine:  # type: ignore[no-untyped-call]  # it has no types
+        lay_views(engine, folder)
+        yield engine
+
+
+def lay_views(engine: Any, folder: Path) -> None:  # noqa: ANN401 -- the engine carries no types
+    """A view for each table of sums that has files."""
     engine.query("CREATE DATABASE fleet")
     for table, name in VIEWS.items():
         parts = []
@@ -205,7 +216,6 @@ def clickhouse(folder: Path) -> Any:  # noqa: ANN401 -- the engine carries no ty
                 parts.append(f"SELECT '{unit}' AS unit, {columns} FROM {files}")
         if parts:
             engine.query(f"CREATE VIEW fleet.{table} AS {' UNION ALL '.join(parts)}")
-    return engine
 
 
 def written_out(query: str, values: Sequence[object] | None) -> str:
@@ -254,16 +264,15 @@ def test_the_insights_own_sql_answers_alike_on_clickhouse(tmp_path: Path, filter
         for window in (Window.last(days=1), Window.last(days=7), Window.last(days=30)):
             queries.overview(window, filters)
     assert len(asked) > 20
-    engine = clickhouse(tmp_path)
-    for query, values, expected in asked:
-        text = engine.query(written_out(query, values), "JSONCompactEachRow").data()
-        found = [json.loads(line) for line in text.splitlines()]
-        assert Counter(map(comparable, found)) == Counter(map(comparable, expected)), query
-    engine.close()
+    with clickhouse(tmp_path) as engine:
+        for query, values, expected in asked:
+            text = engine.query(written_out(query, values), "JSONCompactEachRow").data()
+            found = [json.loads(line) for line in text.splitlines()]
+            assert Counter(map(comparable, found)) == Counter(map(comparable, expected)), query
 
 
 def comparable(row: Sequence[object]) -> tuple[str, ...]:
-    """A row whatever an engine makes of times and 64-bit numbers."""
+    """A row whatever an engine makes of times, ids and 64-bit numbers."""
     return tuple(_text(value) for value in row)
 
 
@@ -271,4 +280,6 @@ def _text(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     text = str(0 if value is None else value)
+    if re.fullmatch("[0-9a-f]{32}", text):  # an id as SQLite keeps it
+        text = str(UUID(text))
     return text.split(".", maxsplit=1)[0] if text[:2] == "20" and "-" in text else text
