@@ -5,6 +5,7 @@ byte and fall silent keep everybody else out. Here a silent connection has no th
 reader threads take the request in, its body on disk beyond a MiB; and only a whole
 request gets one of the few threads that have a database connection. A reader is cut off when the
 head takes longer than ``head_s``, the body longer than ``body_s``, or nothing comes for ``idle_s``.
+An unchanged poll that came whole needs neither: the thread that waits for all connections answers.
 """
 
 from __future__ import annotations
@@ -19,18 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import IO, Any, Final, Protocol
 
-from gunicorn.util import http_date
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-from agent_client.contract.wire import MAX_BODY_BYTES, PATH_POLICY_ASSIGNMENT
+from agent_client.contract.wire import MAX_BODY_BYTES
+from fleet import web_polls
 
 READERS: Final = 64
 """Threads that wait for slow clients; each costs a stack and no database connection."""
 IN_MEMORY_BYTES: Final = 1024 * 1024
 _CHUNK_BYTES: Final = 256 * 1024
-
-_BODILY: Final = ("HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT")
-"""A poll with one of these is not one that an agent of ours sends; it goes the full way."""
 
 
 class Readable(Protocol):
@@ -105,6 +103,75 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         readable = partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, readable)
 
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """A kept connection says something."""
+        is_kept = self._answer_poll(conn, may_stay=True)
+        if is_kept:
+            conn.set_timeout()
+            conn.is_renewed = True
+        elif is_kept is None:
+            super().on_client_socket_readable(conn, client)
+        else:
+            self.keepalived_conns.remove(conn)
+            self._end(conn)
+
+    def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """A new connection says its first word."""
+        has_room = len(self.keepalived_conns) < self.max_keepalived
+        is_kept = self._answer_poll(conn, may_stay=has_room)
+        if is_kept is None:
+            super().on_pending_socket_readable(conn, client)
+            return
+        self.pending_conns.remove(conn)
+        if is_kept:
+            conn.data_ready = True  # whoever reads it next need not wait
+            conn.set_timeout()
+            self.keepalived_conns.append(conn)
+            on_readable = partial(self.on_client_socket_readable, conn)
+            self.poller.modify(client, selectors.EVENT_READ, on_readable)
+        else:
+            self._end(conn)
+
+    def _end(self, conn: TConn) -> None:
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
+
+    def _answer_poll(self, conn: TConn, *, may_stay: bool) -> bool | None:
+        """Answer an unchanged poll that lies whole in the socket; whether the connection is kept.
+
+        None: it is not one, and nothing was read.
+        """
+        cfg, plain = self.cfg, conn.sock
+        if cfg.is_ssl or cfg.accesslog or cfg.max_requests or cfg.proxy_protocol != "off":
+            return None
+        if conn.is_http2 or (conn.parser is not None and conn.parser.unreader.buf.getvalue()):
+            return None
+        try:
+            data = plain.recv(web_polls.MAX_BYTES, socket.MSG_PEEK)
+            address = conn.client[0] if isinstance(conn.client, tuple) else ""
+            environ = web_polls.poll_in(data, address)
+            headers = self._headers_of_304(environ) if environ else None
+            if environ is None or headers is None:
+                return None
+            is_kept = may_stay and self.alive and bool(cfg.keepalive) and web_polls.stays(environ)
+            answer = web_polls.answer_of(headers, time.time(), is_kept=is_kept)
+            plain.recv(len(data))
+            # Its buffer takes 300 bytes at once, or the other side has not read for long.
+            return plain.send(answer) == len(answer) and is_kept
+        except OSError:  # gone: the full way finds that out again, and closes it
+            return None
+
+    def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 -- gunicorn's own
+        """Close who has been silent; who was answered in place goes to the end of the row first."""
+        kept = self.keepalived_conns
+        for _ in range(len(kept)):
+            if not getattr(kept[0], "is_renewed", False):
+                break
+            kept[0].is_renewed = False
+            kept.rotate(-1)
+        super().murder_keepalived(force)
+
     def handle(self, conn: TConn) -> Any:  # noqa: ANN401 -- gunicorn's own
         """Read and answer one request; in a reader."""
         self._read_by_s[conn] = time.monotonic() + self.head_s
@@ -114,12 +181,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             self._read_by_s.pop(conn, None)
 
     def handle_request(self, req: Any, conn: TConn) -> Any:  # noqa: ANN401 -- gunicorn's own
-        """Take in the body, then have the request answered by one of the few.
-
-        An unchanged poll needs no database, and so none of them.
-        """
-        if req.path == PATH_POLICY_ASSIGNMENT and self._answer_poll(req, conn):
-            return not self._closes(req)
+        """Take in the body, then have the request answered by one of the few."""
         assert self._workers is not None  # noqa: S101 -- made before the first connection
         self._read_by_s[conn] = time.monotonic() + self.body_s
         _limit_idleness(conn.sock, self.idle_s)
@@ -133,27 +195,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
         finally:
             req.body = body  # gunicorn looks at it before it keeps the connection
             _limit_idleness(conn.sock, 0)
-
-    def _closes(self, req: Any) -> bool:  # noqa: ANN401 -- gunicorn's own
-        """Whether gunicorn would end the connection after this request."""
-        is_full = len(self.keepalived_conns) >= self.max_keepalived
-        return bool(not self.alive or not self.cfg.keepalive or is_full or req.should_close())
-
-    def _answer_poll(self, req: Any, conn: TConn) -> bool:  # noqa: ANN401 -- gunicorn's own
-        """Answer an unchanged poll here and now; False: nothing was sent."""
-        if self.cfg.accesslog or self.cfg.max_requests or req.proxy_protocol_info:
-            return False
-        environ = _environ_of(req, conn)
-        if any(name in environ for name in _BODILY):
-            return False
-        headers = self._headers_of_304(environ)
-        if headers is None:
-            return False
-        lines = ["HTTP/1.1 304 Not Modified", "Server: gunicorn", f"Date: {http_date()}"]
-        lines.append(f"Connection: {'close' if self._closes(req) else 'keep-alive'}")
-        lines += [f"{name}: {value}" for name, value in headers]
-        conn.sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        return True
 
     def murder_pending(self) -> None:
         """Cut off who sends too slowly; gunicorn comes by once a second."""
@@ -169,22 +210,6 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             if until_s < now_s:
                 self._read_by_s.pop(conn, None)
                 _end_reading(conn.sock)
-
-
-def _environ_of(req: Any, conn: TConn) -> dict[str, object]:  # noqa: ANN401 -- gunicorn's own
-    """The few variables of WSGI that decide a poll, as gunicorn would name them."""
-    client = conn.client
-    environ: dict[str, object] = {
-        "PATH_INFO": req.path,
-        "REQUEST_METHOD": req.method,
-        "QUERY_STRING": req.query or "",
-        "REMOTE_ADDR": client[0] if isinstance(client, tuple) else "",
-        "wsgi.url_scheme": req.scheme,
-    }
-    for name, value in req.headers:
-        key = f"HTTP_{name.replace('-', '_')}"
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
-    return environ
 
 
 def _limit_idleness(plain: socket.socket, limit_s: int) -> None:
