@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def reach(point: str) -> None:
     die()
 
 
+def _is_upkeep() -> bool:
+    """Whether this is a thread of the console's own, beside those that serve requests."""
+    return threading.current_thread().name in {"polls", "life"}
+
+
 def on_commit(before: Callable[[bool], None], after: Callable[[bool], None]) -> None:
     """Call ``before`` and ``after`` around each real commit; told whether a batch is in it."""
     real = BaseDatabaseWrapper.commit
@@ -62,7 +68,7 @@ def mark_points() -> None:
 
     def set_autocommit(self: BaseDatabaseWrapper, autocommit: bool, **more: bool) -> None:
         real_autocommit(self, autocommit, **more)
-        if not autocommit:
+        if not autocommit and not _is_upkeep():
             reach("begin")
 
     BaseDatabaseWrapper.set_autocommit = set_autocommit  # type: ignore[assignment]  # as above
@@ -81,26 +87,6 @@ def _watch_statements(connection: BaseDatabaseWrapper, **_: object) -> None:
         return execute(sql, params, many, context)
 
     connection.execute_wrappers.append(watch)
-
-
-def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:  # noqa: ANN401 -- WSGI's own
-    """The console's WSGI callable, its answers marked."""
-    from fleet.wsgi import application as console
-
-    answer = console(environ, start_response)
-    if environ["REQUEST_METHOD"] != "POST":
-        return answer
-    reach("answering")
-    return _halved(answer)
-
-
-def _halved(answer: Iterable[bytes]) -> Iterator[bytes]:
-    whole = b"".join(answer)
-    if hasattr(answer, "close"):
-        answer.close()
-    yield whole[: len(whole) // 2]
-    reach("half")
-    yield whole[len(whole) // 2 :]
 
 
 if "FAULTS_ARM" in os.environ:

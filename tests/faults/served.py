@@ -25,7 +25,7 @@ START_S = 120.0
 PATIENCE_S = 400
 """For tests that start servers: on a machine with other work a start takes minutes, not seconds."""
 CONSOLE = "fleet.wsgi:application"
-SABOTAGED = "tests.faults.sabotage:application"
+SABOTAGED = "tests.faults.sabotaged:application"
 
 
 @dataclass(frozen=True, slots=True)
