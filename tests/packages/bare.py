@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.interpreters import find_exact_python, find_uv
+from tests.interpreters import (
+    INSTALL_TIMEOUT_S,
+    find_exact_python,
+    make_venv,
+    run_checked,
+    run_uv,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "hermes-agent==0.19.0"
-BUILD_TIMEOUT_S = 300
-INSTALL_TIMEOUT_S = 600
 EPOCH = "1790000000"
 """SOURCE_DATE_EPOCH of the builds: any fixed moment does."""
 
@@ -77,9 +81,8 @@ def build(folder: Path) -> Wheels:
     """Both wheels, by ``python -m build`` as a release would."""
     out = folder / "dist"
     for source in copy_tree(folder / "source"):
-        _check(
+        run_checked(
             [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source],
-            BUILD_TIMEOUT_S,
             {**os.environ, "SOURCE_DATE_EPOCH": EPOCH},
         )
     (console,) = out.glob("hermes_fleet-*.whl")
@@ -98,11 +101,10 @@ def make_bare(folder: Path, version: str, *stages: Sequence[str | Path]) -> Bare
             f"no Python {version} on the PATH, under pyenv or from uv: the wheels were NOT tried "
             f"on it. Install one (python{version} with venv), or let uv reach its downloads."
         )
-    own = folder / "venv" / "bin" / "python"
-    _check([python, "-m", "venv", "--without-pip", folder / "venv"], INSTALL_TIMEOUT_S)
+    own = make_venv(python, folder / "venv")
     before: dict[str, str] = {}
     for index, packages in enumerate(stages):
-        _uv("pip", "install", "--quiet", "--python", own, *packages)
+        run_uv("pip", "install", "--quiet", "--python", own, *packages)
         if index == 0 and len(stages) > 1:
             before = installed_in(own)
     return Bare(own, before)
@@ -110,13 +112,13 @@ def make_bare(folder: Path, version: str, *stages: Sequence[str | Path]) -> Bare
 
 def installed_in(python: Path) -> dict[str, str]:
     """Name and version of all that an environment holds."""
-    listed = json.loads(_uv("pip", "list", "--format", "json", "--python", python))
+    listed = json.loads(run_uv("pip", "list", "--format", "json", "--python", python))
     return {row["name"]: row["version"] for row in listed}
 
 
 def check_pins(python: Path) -> None:
     """``pip check``: every requirement of every package is met. Raises RuntimeError."""
-    _uv("pip", "check", "--python", python)
+    run_uv("pip", "check", "--python", python)
 
 
 @contextmanager
@@ -127,22 +129,3 @@ def made_once(shared: Path) -> Iterator[bool]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield not (shared / "ready").exists()
         (shared / "ready").touch()
-
-
-def _uv(*arguments: str | Path) -> str:
-    uv = find_uv()
-    if uv is None:
-        raise RuntimeError("uv is one of the project's development packages and is not there")
-    return _check([uv, *arguments], INSTALL_TIMEOUT_S)
-
-
-def _check(
-    command: Sequence[str | Path], limit_s: int, environ: dict[str, str] | None = None
-) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=limit_s, env=environ
-    )
-    if done.returncode:
-        words = " ".join(map(str, command))
-        raise RuntimeError(f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return done.stdout

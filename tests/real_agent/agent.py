@@ -9,12 +9,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.interpreters import find_python
+from tests.interpreters import find_python, make_venv, run_checked, run_uv
 
 ROOT = Path(__file__).resolve().parents[2]
 HERMES_VERSION = "0.19.0"
 SESSION_TIMEOUT_S = 100
-INSTALL_TIMEOUT_S = 900
 CONFIG = """\
 model: {{default: scripted, provider: scripted, context_length: 200000}}
 providers:
@@ -97,24 +96,23 @@ class Agent:
 def build_wheel(folder: Path) -> Path:
     """The agent's wheel, built from a copy of its folder so that nothing is left in the tree."""
     source = folder / "source"
-    ignore = shutil.ignore_patterns("__pycache__", "build", "dist", "*.egg-info")
+    ignore = shutil.ignore_patterns("__pycache__", ".*", "build", "dist", "*.egg-info")
     shutil.copytree(ROOT / "agent_client", source, ignore=ignore)
     # The root's ruff settings are named by the folder's pyproject and are not needed to build.
-    _check([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source])
+    wheel = ["--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    run_checked([sys.executable, "-m", "build", *wheel])
     return next(folder.glob("hermes_fleet_agent-*.whl"))
 
 
 def make_environment(folder: Path) -> Path:
     """A fresh environment with hermes-agent from the package index and our wheel."""
-    venv = folder / "venv"
-    _check([find_python("3.11"), "-m", "venv", venv])
     wheel = build_wheel(folder)
     # One resolution for both: it fails when we would change one of the host's exact pins.
     # aiohttp: the host's API server needs it and does not declare it.
-    packages: list[str | Path] = [f"hermes-agent=={HERMES_VERSION}", wheel, "aiohttp"]
-    _check([venv / "bin" / "pip", "install", "-q", *packages])
-    _check([venv / "bin" / "pip", "check"])
-    return venv
+    packages = (f"hermes-agent=={HERMES_VERSION}", wheel, "aiohttp")
+    python = make_venv(find_python("3.11"), folder / "venv", *packages)
+    run_uv("pip", "check", "--python", python)
+    return folder / "venv"
 
 
 def make_agent(venv: Path, folder: Path, base_url: str) -> Agent:
@@ -124,12 +122,3 @@ def make_agent(venv: Path, folder: Path, base_url: str) -> Agent:
         path.mkdir(parents=True)
     (home / "config.yaml").write_text(CONFIG.format(base_url=base_url))
     return Agent(venv, home, managed)
-
-
-def _check(command: list[str | Path]) -> None:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S
-    )
-    if done.returncode:
-        words = " ".join(map(str, command))
-        raise RuntimeError(f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.interpreters import find_python
-
-INSTALL_TIMEOUT_S = 900
+from tests.interpreters import find_python, make_venv
 
 
 def shared_environment(tmp_path_factory: pytest.TempPathFactory, package: str) -> Path:
@@ -24,23 +21,6 @@ def shared_environment(tmp_path_factory: pytest.TempPathFactory, package: str) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         ready = folder / "ready"
         if not ready.exists():
-            make_environment(folder, package)
+            make_venv(find_python("3.12"), folder / "venv", package)
             ready.touch()
     return folder / "venv"
-
-
-def make_environment(folder: Path, package: str) -> Path:
-    """A fresh environment with a package from the package index."""
-    venv = folder / "venv"
-    _check([find_python("3.12"), "-m", "venv", venv])
-    _check([venv / "bin" / "pip", "install", "-q", package])
-    return venv
-
-
-def _check(command: list[str | Path]) -> None:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=INSTALL_TIMEOUT_S
-    )
-    if done.returncode:
-        words = " ".join(map(str, command))
-        raise RuntimeError(f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
