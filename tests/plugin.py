@@ -50,7 +50,7 @@ class Session:
     services: list[services.Service] = field(default_factory=list)
     ran: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    ran_on: dict[str, str] = field(default_factory=dict)
+    ran_on: dict[str, set[str]] = field(default_factory=dict)
 
 
 SESSION = pytest.StashKey[Session]()
@@ -174,7 +174,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for key, value in report.user_properties:
         if key == RAN_ON:
             name, _, version = str(value).partition("=")
-            session.ran_on[name] = version
+            session.ran_on.setdefault(name, set()).add(version)
 
 
 # A log report carries no config; this is the one place that remembers whose session it is.
@@ -207,7 +207,7 @@ def summary_of(session: Session) -> str:
     for service, marker in zip(session.services, ("postgres", "redis"), strict=True):
         parts.append(f"{service.describe()}: {_counts(session, marker)}")
     for marker, label in LABELS.items():
-        version = session.ran_on.get(label)
+        version = " and ".join(sorted(session.ran_on.get(label, ())))
         parts.append(f"{label}{f' {version}' if version else ''}: {_counts(session, marker)}")
     return " · ".join(parts)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_receiver import mlflow as mlflows
 from tests.real_receiver import phoenix as phoenixes
 from tests.real_receiver.environments import shared_environment
 
@@ -24,4 +25,20 @@ def phoenix(
     folder = tmp_path / "phoenix"
     folder.mkdir()
     with phoenixes.serve_phoenix(phoenix_environment, folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mlflow_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_environment(tmp_path_factory, mlflows.PACKAGE)
+
+
+@pytest.fixture
+def mlflow(
+    mlflow_environment: Path, tmp_path: Path, ran_on: Callable[[str, str], None]
+) -> Iterator[mlflows.MLflow]:
+    ran_on("real receiver", f"MLflow {mlflows.MLFLOW_VERSION}")
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    with mlflows.serve_mlflow(mlflow_environment, folder) as running:
         yield running

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.real_receiver.servers import serve, wait_for
 from tests.services import free_port
 
 PHOENIX_VERSION = "20.26.1"
 PACKAGE = f"arize-phoenix=={PHOENIX_VERSION}"
-START_TIMEOUT_S = 120
-NOWHERE = "http://127.0.0.1:9"
-"""A proxy that nobody is: whatever would go beyond this machine ends there."""
 
 SpanFound = dict[str, Any]
 
@@ -40,11 +35,7 @@ class Phoenix:
 
     def wait_for(self, count: int) -> dict[str, SpanFound]:
         """Its spans, once there are as many: it answers before it has stored them."""
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while len(found := self.spans()) < count:
-            assert time.monotonic() < deadline_s, found
-            time.sleep(0.05)
-        return found
+        return dict(wait_for(self.spans, count))
 
     def _get(self, path: str) -> list[SpanFound]:
         try:
@@ -63,47 +54,13 @@ def serve_phoenix(venv: Path, folder: Path) -> Iterator[Phoenix]:
     """Phoenix on free ports of 127.0.0.1, its data in a folder, its own telemetry off."""
     port = free_port()
     environ = {
-        **{name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ},
-        "HOME": str(folder),
         "PHOENIX_WORKING_DIR": str(folder),
         "PHOENIX_HOST": "127.0.0.1",
         "PHOENIX_PORT": str(port),
         "PHOENIX_GRPC_PORT": str(free_port()),
         "PHOENIX_TELEMETRY_ENABLED": "false",
         "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false",
-        "HTTP_PROXY": NOWHERE,
-        "HTTPS_PROXY": NOWHERE,
-        "NO_PROXY": "127.0.0.1",
     }
-    log = folder / "phoenix.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [venv / "bin" / "phoenix", "serve"],
-            env=environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-        )
-    try:
-        found = Phoenix(f"http://127.0.0.1:{port}")
-        _wait_until_up(found, process, log)
-        yield found
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_up(phoenix: Phoenix, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{phoenix.url}/healthz", timeout=5),
-        ):
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"Phoenix did not start:\n{log.read_text()[-4000:]}")
+    url = f"http://127.0.0.1:{port}"
+    with serve([venv / "bin" / "phoenix", "serve"], folder, f"{url}/healthz", environ):
+        yield Phoenix(url)
