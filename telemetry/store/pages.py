@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
 from django.db import connection, transaction
 
 type Key = tuple[object, ...]
@@ -23,11 +24,12 @@ type PageRow = tuple[Any, ...]  # Any: what the column holds
 UUIDS: Final = "uuid"
 TIMES: Final = "time"
 FLAGS: Final = "flag"
+JSONS: Final = "json"
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What to read. ``columns``: name and kind; of a kind only UUIDS, TIMES and FLAGS matter here.
+    """What to read. ``columns``: name and kind; of a kind only those above matter.
 
     ``order``: columns that together are unique, in an index of the table. ``time`` lies in
     ``[start, end)``; ``arrived`` is at most ``by``; ``among``: a column has one of some values,
@@ -66,14 +68,27 @@ def read_page(pages: Pages, after: Key | None, row_count: int) -> list[PageRow]:
             where.append(f"{_quoted(pages.order[0])} >= %s")
             values.append(key[0])
     selected = ", ".join(_selected(name, kind) for name, kind in pages.columns)
-    query = (
-        f"SELECT {selected} FROM {_quoted(pages.table)} WHERE {' AND '.join(where)} "  # noqa: S608 -- names of models
-        f"ORDER BY {', '.join(_quoted(name) for name in pages.order)} LIMIT %s"
-    )
+    table = _quoted(pages.table)
+    # With the table's name: alone it would be the selected text of a UUID, which no index orders.
+    order = ", ".join(f"{table}.{_quoted(name)}" for name in pages.order)
+    query = f"SELECT {selected} FROM {table} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT %s"  # noqa: S608 -- names of models
+    if connection.vendor == "postgresql":
+        return _fetch_binary(query, [*values, row_count])
     with connection.cursor() as cursor:
         cursor.execute(query, [*values, row_count])
+        return _read_back(pages, cursor.fetchall())
+
+
+def _fetch_binary(query: str, values: Sequence[Any]) -> list[PageRow]:  # Any: as in _where
+    """The rows, sent by PostgreSQL in its binary form: to read it takes half of what texts take."""
+    connection.ensure_connection()
+    plain = psycopg.Cursor(connection.connection)
+    plain.format = psycopg.pq.Format.BINARY
+    wrap = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+    with wrap(plain) as cursor:  # type: ignore[arg-type]  # the stubs name the wrapper itself
+        cursor.execute(query, values)
         rows: list[PageRow] = cursor.fetchall()
-    return rows if connection.vendor == "postgresql" else _read_back(pages, rows)
+        return rows
 
 
 @contextmanager
@@ -126,10 +141,14 @@ def _where(pages: Pages) -> tuple[list[str], list[Any]]:  # Any: whatever the dr
         values.append(_stored(pages.by))
     for name, some in pages.among.items():
         given = [_stored(value) for value in some if value is not None]
-        choices = [f"{_quoted(name)} IN ({', '.join('%s' for _ in given)})"] if given else []
-        choices += [f"{_quoted(name)} IS NULL"] if None in some else []
+        choices = [f"{_quoted(name)} IS NULL"] if None in some else []
+        if given and connection.vendor == "postgresql":
+            choices.append(f"{_quoted(name)} = ANY(%s)")
+            values.append(given)
+        elif given:
+            choices.append(f"{_quoted(name)} IN ({', '.join('%s' for _ in given)})")
+            values += given
         where.append(f"({' OR '.join(choices)})")
-        values += given
     return where, values
 
 
@@ -139,7 +158,7 @@ def _quoted(name: str) -> str:
 
 def _selected(name: str, kind: str) -> str:
     # A text costs a tenth of what an object costs to make, and leaves as a text anyway.
-    cast = "::text" if kind == UUIDS and connection.vendor == "postgresql" else ""
+    cast = "::text" if kind in {UUIDS, JSONS} and connection.vendor == "postgresql" else ""
     return _quoted(name) + cast
 
 
