@@ -126,8 +126,8 @@ class FolderStore:
         try:
             if self.is_own:
                 self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                (self._base / self._name).mkdir(mode=self._dir_mode)
+            with self._parent() as parent, suppress(FileExistsError):
+                os.mkdir(self._name, self._dir_mode, dir_fd=parent)
             return _FolderFile(self._open_folder(), name, self.where, self._file_mode)
         except OSError as error:
             raise of_disk(error, self.where) from None
@@ -162,18 +162,34 @@ class FolderStore:
                 for name in names:
                     with suppress(FileNotFoundError):
                         os.unlink(name, dir_fd=folder)
-            with suppress(OSError):
-                (self._base / self._name).rmdir()
+            with self._parent() as parent, suppress(OSError):
+                os.rmdir(self._name, dir_fd=parent)
         except FileNotFoundError:
             return
         except OSError as error:
             raise of_disk(error, self.where) from None
 
     def _open_folder(self) -> int:
-        return os.open(
-            self._base / self._name,
-            os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-        )
+        with self._parent() as parent:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            return os.open(self._name, flags, dir_fd=parent)
+
+    @contextmanager
+    def _parent(self) -> Iterator[int]:
+        """The folder of all jobs. An operator's was resolved: no part of its path is a link.
+
+        It is walked part by part: whoever may write above it could put a link there meanwhile.
+        """
+        flags = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+        handle = os.open(self._base if self.is_own else self._base.anchor, flags)
+        try:
+            for part in () if self.is_own else self._base.parts[1:]:
+                below = os.open(part, flags | os.O_NOFOLLOW, dir_fd=handle)
+                os.close(handle)
+                handle = below
+            yield handle
+        finally:
+            os.close(handle)
 
     @contextmanager
     def _folder(self) -> Iterator[int]:

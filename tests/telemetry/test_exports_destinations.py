@@ -117,6 +117,20 @@ def test_a_jobs_folder_that_is_a_link_is_not_followed(home: Path) -> None:
     assert exports.names_in(home / "elsewhere") == []
 
 
+def test_a_folder_that_becomes_a_link_after_it_was_looked_at_is_not_followed(home: Path) -> None:
+    """By somebody who may write below the listed folder, while the export runs."""
+    (home / "elsewhere").mkdir()
+    nas = home / "allowed" / "nas"
+    job = exports.order(destination=kept(folder(nas)))
+    store = open_store(job.destination, job)
+    nas.rename(home / "allowed" / "moved")
+    nas.symlink_to(home / "elsewhere")
+    for act in (lambda: store.create("a.ndjson"), store.names, lambda: store.delete(["x"])):
+        with pytest.raises(ExportFault):
+            act()
+    assert exports.names_in(home / "elsewhere") == []
+
+
 def test_a_file_that_is_a_link_is_not_read(home: Path) -> None:
     job = exports.finished(destination=kept(folder(home / "allowed" / "nas")))
     place = home / "allowed" / "nas" / folder_name(job)
