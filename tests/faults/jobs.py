@@ -24,7 +24,8 @@ KILLED = -9
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to run. ``dies``: ``before`` or ``after`` the commit number ``at``, or at the
+    """What to run. ``dies``: ``before`` or ``after`` the commit number ``at``; before the
+    ``write``, ``fsync`` or ``rename`` of a file with that number; or at the
     ``statement`` of that number; 0 is never."""
 
     name: str
@@ -196,6 +197,14 @@ def _arm(dies: str, at: int) -> None:
         connection_created.connect(
             lambda connection, **_: connection.execute_wrappers.append(watch), weak=False
         )
+    elif dies in {"write", "fsync", "rename"}:
+        real = getattr(os, dies)
+
+        def act(*given: Any, **named: Any) -> Any:  # noqa: ANN401 -- whatever the call takes
+            count()
+            return real(*given, **named)
+
+        setattr(os, dies, act)
     else:
         sabotage.on_commit(
             before=count if dies == "before" else _nothing,

@@ -1,4 +1,4 @@
-"""A worker killed around every commit of an export: complete, once, to the same bytes."""
+"""A worker killed around every commit and file step of an export: complete, once, same bytes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def ordered(like: ExportJob | None = None) -> ExportJob:
     return job
 
 
-@pytest.mark.parametrize(("dies", "step"), [("before", 1), ("after", 1), ("statement", 9)])
+@pytest.mark.parametrize(
+    ("dies", "step"),
+    [("before", 1), ("after", 1), ("statement", 9), ("write", 1), ("fsync", 1), ("rename", 1)],
+)
 def test_an_export_killed_anywhere_ends_with_the_bytes_of_an_undisturbed_one(
     jobs: Jobs, dies: str, step: int
 ) -> None:
