@@ -9,9 +9,9 @@ included. All three read the same table of model calls, alternated, each in a pr
 Growth: the peak of resident memory (VmHWM, reset before the export) past the resident memory of
 the same process when all is loaded (Django, the project, the redaction rules, for Parquet pyarrow)
 and an export of two seconds of rows is done. CPU is the process's own; PostgreSQL's work is in the
-wall time only. `--rows` takes another size, `--rounds` another number of rounds; three rounds of a million rows take
-a quarter of an hour. Needs PostgreSQL:
-FLEET_BENCH_DATABASE_URL or the local server. Results: benchmarks/results/bulk_export.json.
+wall time only. `--rows` takes another size, `--rounds` another number of rounds; a round of a
+million rows takes two minutes. Needs PostgreSQL: FLEET_BENCH_DATABASE_URL or the local server.
+Results: benchmarks/results/bulk_export.json.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def test_a_module_that_skips_itself_is_a_failure_in_ci(tmp_path: Path) -> None:
 def test_the_summary_says_what_ran_on_what_and_shows_no_password() -> None:
     postgres = services.Service("PostgreSQL", "postgresql://u:pw@127.0.0.1:5432/x", "15.2", "found")
     absent = services.Service("Redis", None, "", "none answers")
-    session = plugin.Session(services=[postgres, absent], ran_on={"real agent": "0.19.0"})
+    session = plugin.Session(services=[postgres, absent], ran_on={"real agent": {"0.19.0"}})
     session.ran.update({"postgres": 3, "real_agent": 7})
     session.skipped.update({"redis": 2})
     text = plugin.summary_of(session)

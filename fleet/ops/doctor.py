@@ -210,7 +210,7 @@ def look_at_backup() -> list[Finding]:
     last = last_backup()
     mend = "Run: manage.py backup; enable fleet-backup.timer."
     if last is None:
-        return [Finding("backup", "warn", "None was ever made", mend)]
+        return [Finding("backup", "warn", "This console knows of none", mend)]
     age = now() - last.at
     name = last.post.get("name", "?") if isinstance(last.post, dict) else "?"
     detail = f"{name}, {age.total_seconds() / 3600:.1f} hours ago"

@@ -81,7 +81,7 @@ def _of_step(step: Judged) -> Finding:
 def _look_at_backup() -> Finding:
     last, mend = last_backup(), "Run: manage.py backup. Or say --no-backup."
     if last is None:
-        return Finding("backup", "error", "None was ever made", mend)
+        return Finding("backup", "error", "This console knows of none", mend)
     age = now() - last.at
     detail = f"{age.total_seconds() / 3600:.1f} hours old"
     return Finding("backup", "error" if age > BACKUP_FRESH else "ok", detail, mend)

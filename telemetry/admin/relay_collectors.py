@@ -81,7 +81,7 @@ class BackfillForm(forms.Form):
 class CollectorAdmin(TargetAdmin[RelayDestination]):
     """Where the fleet's telemetry goes on to."""
 
-    list_display = ("title", "address", "signals", "state", "lag", "waiting", "said")
+    list_display = ("title", "state", "lag", "waiting", "said", "signals", "address")
     search_fields = ("name", "endpoint")
     search_help_text = gettext_lazy("Search name or address")
     readonly_fields = ("name",)

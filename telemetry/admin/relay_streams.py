@@ -25,7 +25,7 @@ from telemetry.streams.states import LAG_RAISED_S, stream_lag_s
 class StreamAdmin(TargetAdmin[Stream]):
     """Where the audit log and alerts go as they happen."""
 
-    list_display = ("title", "kind_label", "address", "chosen", "state", "lag", "waiting", "said")
+    list_display = ("title", "state", "lag", "waiting", "said", "kind_label", "chosen", "address")
     search_fields = ("name", "endpoint")
     search_help_text = gettext_lazy("Search name or address")
     readonly_fields = ("name",)
