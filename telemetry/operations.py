@@ -14,10 +14,13 @@ from fleet.ops.hooks import Finding, Stated
 from telemetry.ingest.spool import spool_state
 from telemetry.models import (
     EVENT_MODELS,
+    ExportDestination,
     ExportJob,
+    ExportSchedule,
     IngestBatch,
     QuarantinedLine,
     RelayCursor,
+    RelayDestination,
     Stream,
 )
 from telemetry.models.content import CONTENT_MODELS
@@ -42,6 +45,7 @@ STATED: Final = {
 def register_operations() -> None:
     """Register what this module knows; called once by the app."""
     hooks.register_after_restore("leases", free_leases)
+    hooks.register_for_rehearsal("outward", switch_off_what_sends)
     hooks.register_before_upgrade("backlog", look_at_backlog)
     hooks.register_doctor("telemetry", look_at_telemetry)
     hooks.register_live_tables(
@@ -124,3 +128,21 @@ def free_leases() -> str:
             freed += held.update(lease_owner="", lease_until=None)
     text = ngettext("%d lease of a job or relay was freed.", "%d leases were freed.", freed)
     return text % freed if freed else ""
+
+
+def switch_off_what_sends() -> str:
+    """A restored copy beside its original: nothing leaves it before a person switches it on.
+
+    Orders that wait for a place outside end: they would be written there twice.
+    """
+    off = sum(
+        model._default_manager.filter(is_enabled=True).update(is_enabled=False)  # noqa: SLF001 -- as above
+        for model in (RelayDestination, Stream, ExportSchedule, ExportDestination)
+    )
+    ended = ExportJob.objects.filter(state__in=ExportJob.OPEN, destination__isnull=False).update(
+        state=ExportJob.State.CANCELLED, finished_at=now()
+    )
+    return (
+        f"A rehearsal: {off} collectors, streams, schedules and destinations are switched off, "
+        f"{ended} exports to a place outside were cancelled."
+    )

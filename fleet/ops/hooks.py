@@ -36,6 +36,7 @@ type Mend = Callable[[], str]
 _doctors: dict[str, Look] = {}
 _before_upgrade: dict[str, Look] = {}
 _after_restore: dict[str, Mend] = {}
+_for_rehearsal: dict[str, Mend] = {}
 _live: set[str] = {"fleet_install", "fleet_changerecord", "fleet_checkinrecord"}
 _stated: dict[str, Stated] = {
     "fleet.0001_fleet_domain": Stated("online", "makes the first tables, and their triggers"),
@@ -57,6 +58,11 @@ def register_after_restore(name: str, mend: Mend) -> None:
     _after_restore[name] = mend
 
 
+def register_for_rehearsal(name: str, switch_off: Mend) -> None:
+    """Let an app switch off what it sends, in a restored copy; it says what, "" for nothing."""
+    _for_rehearsal[name] = switch_off
+
+
 def doctors() -> list[Look]:
     """What other apps look at."""
     return list(_doctors.values())
@@ -70,6 +76,11 @@ def before_upgrade() -> list[Look]:
 def after_restore() -> list[Mend]:
     """What other apps mend after a restore."""
     return list(_after_restore.values())
+
+
+def for_rehearsal() -> list[Mend]:
+    """What other apps switch off in a copy."""
+    return list(_for_rehearsal.values())
 
 
 def register_live_tables(*tables: str) -> None:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -71,8 +72,18 @@ def refuse_newer(manifest: Manifest) -> None:
         )
 
 
-def restore(archive: Archive, say: Say, *, replaces: bool, keeps_secrets: bool) -> Restored:
-    """Put a verified backup back. Errors: OpsError; nothing has changed then."""
+def restore(
+    archive: Archive,
+    say: Say,
+    *,
+    replaces: bool,
+    keeps_secrets: bool,
+    is_rehearsal: bool = False,
+) -> Restored:
+    """Put a verified backup back. Errors: OpsError; nothing has changed then.
+
+    ``is_rehearsal``: what it sends on its own is switched off in it, the original does that.
+    """
     home = Path(settings.FLEET_HOME)
     finish_pending(say)
     remove_dead_parts(home)
@@ -89,7 +100,8 @@ def restore(archive: Archive, say: Say, *, replaces: bool, keeps_secrets: bool) 
     staging.refuse_company()
     staged = home / f".restore-{stamp}"
     try:
-        lost, notes = _fill(staging, archive, say, stamp=stamp, was_empty=was_empty)
+        mend_it = partial(mend, archive.manifest, stamp=stamp, is_rehearsal=is_rehearsal)
+        lost, notes = _fill(staging, archive, say, mend_it, stamp=stamp, was_empty=was_empty)
         secret_places.stage(placing, staged)
         _write_journal({"id": stamp, "staged": staged.name, "database": staging.name()})
         kept = staging.swap()
@@ -105,7 +117,13 @@ def restore(archive: Archive, say: Say, *, replaces: bool, keeps_secrets: bool) 
 
 
 def _fill(
-    staging: Staging, archive: Archive, say: Say, *, stamp: str, was_empty: bool
+    staging: Staging,
+    archive: Archive,
+    say: Say,
+    mend_it: Callable[[], tuple[str, ...]],
+    *,
+    stamp: str,
+    was_empty: bool,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Fill and mend the database beside; what will be lost, and what was mended."""
     staging.fill(archive, say)
@@ -113,7 +131,7 @@ def _fill(
         newest = ChangeRecord.objects.order_by("-id").values_list("id", flat=True).first() or 0
         say("Bringing it up to this version.")
         call_command("migrate", verbosity=0, interactive=False)
-        notes = mend(archive.manifest, stamp=stamp)
+        notes = mend_it()
     lost: tuple[str, ...] = ()
     if not was_empty:
         lost = (*lost_rows(archive.manifest.tables, staging.facts()), *_lost_changes(newest, stamp))
@@ -121,13 +139,13 @@ def _fill(
     return lost, notes
 
 
-def mend(manifest: Manifest, *, stamp: str) -> tuple[str, ...]:
+def mend(manifest: Manifest, *, stamp: str, is_rehearsal: bool = False) -> tuple[str, ...]:
     """What a database that goes back in time needs; what was done, for a person.
 
     1. Assignments begin above every version that agents can have seen: the floor is the time in
     seconds, and nobody issues one a second. All are issued anew. 2. Sessions end: some were logged
-    out since. 3. Sequences stand behind their highest number. 4. What apps registered. 5. The
-    audit trail is whole, and says that it was restored.
+    out since. 3. Sequences stand behind their highest number. 4. What apps registered, and for a
+    rehearsal what they switch off. 5. The audit trail is whole, and says that it was restored.
     """
     with transaction.atomic():
         fleet = Fleet.current()
@@ -137,7 +155,8 @@ def mend(manifest: Manifest, *, stamp: str) -> tuple[str, ...]:
         ended, _each = Session.objects.all().delete()
         _mend_sequences()
         done = [f"{reissued} assignments will be issued anew, {ended} sessions were ended."]
-        done += [text for each in hooks.after_restore() if (text := each())]
+        asked = [*hooks.after_restore(), *(hooks.for_rehearsal() if is_rehearsal else ())]
+        done += [text for each in asked if (text := each())]
         fault = verify_chain()
         if fault is not None:
             raise OpsError(
@@ -148,7 +167,12 @@ def mend(manifest: Manifest, *, stamp: str) -> tuple[str, ...]:
             action=ACTION,
             target=fleet,
             pre=None,
-            post={"id": stamp, "made_at": manifest.made_at, "from": manifest.hostname},
+            post={
+                "id": stamp,
+                "made_at": manifest.made_at,
+                "from": manifest.hostname,
+                "rehearsal": is_rehearsal,
+            },
         )
     return tuple(done)
 

@@ -120,3 +120,35 @@ def test_every_variable_that_is_read_is_documented() -> None:
     names = _names_read()
     assert len(names) > 15
     assert {name for name in names if f"{name}=" not in text} == set()
+
+
+@pytest.mark.parametrize(("text", "value"), [("", 0.5), ("0", 0.0), ("1", 1.0), (".25", 0.25)])
+def test_a_share_is_read(monkeypatch: pytest.MonkeyPatch, text: str, value: float) -> None:
+    monkeypatch.setenv("FLEET_X", text)
+    assert env.envshare("FLEET_X", 0.5) == value
+
+
+@pytest.mark.parametrize("text", ["1.5", "-0", "half", "1e-3", "nan", "0.1 0.2"])
+def test_a_share_that_is_none_stops_the_start(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("FLEET_X", text)
+    with pytest.raises(ImproperlyConfigured, match="FLEET_X"):
+        env.envshare("FLEET_X", 0.5)
+
+
+def test_headers_are_names_of_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_X", "Authorization=FLEET_HDR_KEY, x-scope = FLEET_HDR_SCOPE")
+    found = env.envheaders("FLEET_X", prefix="FLEET_HDR_")
+    assert found == {"authorization": "FLEET_HDR_KEY", "x-scope": "FLEET_HDR_SCOPE"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Authorization", "Authorization=Bearer hunter2", "a b=FLEET_HDR_X", "x=FLEET_SECRET_KEY"],
+)
+def test_a_header_s_value_in_its_place_stops_the_start_and_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("FLEET_X", text)
+    with pytest.raises(ImproperlyConfigured) as stopped:
+        env.envheaders("FLEET_X", prefix="FLEET_HDR_")
+    assert "hunter2" not in str(stopped.value)

@@ -259,3 +259,48 @@ print("BATCHES", during)
     batches = tables["telemetry_ingestbatch"]["row_count"]
     assert tables["telemetry_run"]["row_count"] == 2 + 100 * (batches - 2)
     assert batches > 2
+
+
+SENDER_NAMES = ("ExportDestination", "ExportSchedule", "RelayDestination", "Stream")
+SENDERS = """
+from datetime import timedelta
+from fleet.lib.clock import now
+from telemetry.models import (ExportDestination, ExportJob, ExportSchedule, RelayDestination,
+    Stream)
+from tests.telemetry import export_jobs as exports
+RelayDestination.objects.create(name="Grafana", endpoint="https://otlp.example", since_at=now())
+Stream.objects.create(name="SIEM", kind="syslog", endpoint="tls://siem.example:6514")
+place = ExportDestination.objects.create(name="nas", kind="folder", folder="/srv/exports")
+ExportSchedule.objects.create(name="weekly", datasets=["runs"], fmt="csv", destination=place,
+    owner="root", keep_days=7, next_at=now() - timedelta(hours=1))
+from django.conf import settings
+settings.FLEET_EXPORT_FOLDERS = ["/srv"]
+exports.order("runs", destination=place)
+exports.order("runs")
+"""
+SENDING = """
+from telemetry.models import (ExportDestination, ExportJob, ExportSchedule, RelayDestination,
+    Stream)
+for model in (ExportDestination, ExportSchedule, RelayDestination, Stream):
+    print(model.__name__, model.objects.count(), model.objects.filter(is_enabled=True).count())
+print("orders", *ExportJob.objects.order_by("id").values_list("state", flat=True))
+"""
+
+
+def test_a_rehearsal_sends_nothing_of_its_own_and_a_restore_goes_on(
+    filled: Box, new_box: Callable[[str], Box]
+) -> None:
+    filled.script(SENDERS)
+    path = backup_of(filled)
+    copy, again = new_box("copy"), new_box("again")
+    said = copy.manage("restore", str(path), "--rehearsal").stderr
+    assert "4 collectors, streams, schedules and destinations are switched off, 1 exports" in said
+    assert copy.script(SENDING).stdout.split("\n")[:5] == [
+        *(f"{name} 1 0" for name in SENDER_NAMES),
+        "orders cancelled waiting",
+    ]
+    again.manage("restore", str(path))
+    assert again.script(SENDING).stdout.split("\n")[:5] == [
+        *(f"{name} 1 1" for name in SENDER_NAMES),
+        "orders waiting waiting",
+    ]

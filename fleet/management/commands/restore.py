@@ -31,6 +31,11 @@ class Command(BaseCommand):
             "--confirm", default="", metavar="NAME", help="the database's name, for scripts"
         )
         parser.add_argument("--keep-secrets", action="store_true", help="leave keys as they are")
+        parser.add_argument(
+            "--rehearsal",
+            action="store_true",
+            help="a copy: its collectors, streams, schedules and destinations are switched off",
+        )
         parser.add_argument("--secrets-to", default="", metavar="DIR", help="write them, no more")
         parser.add_argument("--finish", action="store_true", help="end one that was killed")
 
@@ -68,6 +73,7 @@ class Command(BaseCommand):
                 self._say,
                 replaces=options["replace"],
                 keeps_secrets=options["keep_secrets"],
+                is_rehearsal=options["rehearsal"],
             )
         for line in (*done.notes, *done.lost):
             self._say(line)
