@@ -151,7 +151,7 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             data = plain.recv(web_polls.MAX_BYTES, socket.MSG_PEEK)
             address = conn.client[0] if isinstance(conn.client, tuple) else ""
             environ = web_polls.poll_in(data, address)
-            headers = self._headers_of_304(environ) if environ else None
+            headers = self._looked_up(environ) if environ else None
             if environ is None or headers is None:
                 return None
             is_kept = may_stay and self.alive and bool(cfg.keepalive) and web_polls.stays(environ)
@@ -160,6 +160,14 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             # Its buffer takes 300 bytes at once, or the other side has not read for long.
             return plain.send(answer) == len(answer) and is_kept
         except OSError:  # gone: the full way finds that out again, and closes it
+            return None
+
+    def _looked_up(self, environ: Mapping[str, object]) -> list[tuple[str, str]] | None:
+        """The 304 of a poll, if memory has it. The thread of all connections outlives a fault."""
+        try:
+            return self._headers_of_304(environ)
+        except Exception:  # the full way meets the same in a thread of its own, and says it there
+            self.log.exception("Error looking up a poll")
             return None
 
     def murder_keepalived(self, force: bool = False) -> None:  # noqa: FBT001, FBT002 -- gunicorn's own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
+from gunicorn.workers.gthread import TConn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +22,7 @@ from agent_client.http import connect_to
 from fleet.enroll import revoke_install
 from fleet.models import Install, SyncState
 from fleet.web_polls import poll_in, stays
+from fleet.web_worker import PatientWorker
 from tests.builders import enroll_one, make_pin, publish
 from tests.faults import served
 
@@ -118,6 +121,27 @@ def test_whatever_is_read_gunicorn_reads_the_same(at: int, gone: int, put: bytes
     assert len(theirs) == len(request.headers)
     assert request.body.read() == b""
     assert request.should_close() is not stays(environ)
+
+
+def fail(_environ: object) -> None:
+    raise ValueError
+
+
+def test_a_fault_in_the_look_up_leaves_the_request_unread_for_a_thread_of_its_own() -> None:
+    """The thread that waits for all connections must outlive whatever one of them brings."""
+    worker = object.__new__(PatientWorker)
+    worker.cfg, worker.alive, worker.log = Config(), True, logging.getLogger("tests.web")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(poll_bytes())
+        conn = TConn(worker.cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))
+        worker._headers_of_304 = fail
+        assert worker._answer_poll(conn, may_stay=True) is None
+        assert ours.recv(4096) == poll_bytes()
+        theirs.sendall(poll_bytes())
+        worker._headers_of_304 = lambda _environ: [("ETag", '"abc"')]
+        assert worker._answer_poll(conn, may_stay=False) is False
+        assert b'ETag: "abc"\r\nConnection: close' in theirs.recv(4096)
 
 
 # ------------------------------------------------------------------------------ on a real server
