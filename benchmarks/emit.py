@@ -15,7 +15,6 @@ import json
 import logging
 import logging.handlers
 import os
-import platform
 import queue
 import random
 import statistics
@@ -31,6 +30,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from agent_client.contract.events import ModelCallEvent
 from agent_client.emitter import Emitter
+from benchmarks.facts import machine
 
 ROUNDS = 9
 FLOODED = 4000
@@ -231,10 +231,7 @@ def report(figures: dict[str, dict[str, list[tuple[float, float]]]]) -> None:
             rows.append(row)
             sys.stdout.write(shown.rstrip() + "\n")
     facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
+        **machine(),
         "rounds": ROUNDS,
     }
     RESULTS.parent.mkdir(exist_ok=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import sqlite3
 import statistics
@@ -25,6 +24,7 @@ from pathlib import Path
 from agent_client.contract.tables import BY_NAME, EVENT_TABLES
 from agent_client.export import export
 from agent_client.store import Store
+from benchmarks.facts import machine
 
 ROWS = 1_000_000
 ROUNDS = 3
@@ -204,15 +204,9 @@ def main() -> None:
         )
     ratio = round(statistics.median(ratios), 2)
     sys.stdout.write(f"ours / reference at {args.rows:,} rows: {ratio} (in CPU time)\n")
-    facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
-        json.dumps({"machine": facts, "rows": results, "ratio": ratio}, indent=2) + "\n"
+        json.dumps({"machine": machine(), "rows": results, "ratio": ratio}, indent=2) + "\n"
     )
 
 

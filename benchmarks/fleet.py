@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.facts import machine
 from benchmarks.ingest import database
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -252,12 +252,7 @@ def run(chosen: argparse.Namespace, name: str, url: str, port: int) -> dict[str,
         "ledger": ledger,
         "database": report["database"],
         "crowd_peak_mib": report["peak_mib"],
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load": [round(load, 1) for load in os.getloadavg()],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        "machine": machine(),
     }
 
 

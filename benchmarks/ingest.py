@@ -17,7 +17,6 @@ import gzip
 import http.client
 import json
 import os
-import platform
 import random
 import socket
 import statistics
@@ -36,6 +35,8 @@ from urllib.parse import urlsplit
 import psycopg
 import zstandard
 from psycopg import sql
+
+from benchmarks.facts import machine
 
 ROUNDS = int(os.environ.get("FLEET_BENCH_ROUNDS", "7"))
 BATCHES = 20
@@ -360,7 +361,7 @@ def by_size(bench: Bench) -> dict[str, object]:
     return found
 
 
-def machine() -> dict[str, object]:
+def machine_and_database() -> dict[str, object]:
     """On what this was measured."""
     with psycopg.connect(SERVER) as connection:
         version = connection.execute("SHOW server_version").fetchone()
@@ -369,10 +370,7 @@ def machine() -> dict[str, object]:
             [["fsync", "synchronous_commit", "wal_compression", "shared_buffers", "autovacuum"]],
         ).fetchall()
     return {
-        "cpus": os.cpu_count(),
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
+        **machine(),
         "postgresql": str(version[0]) if version else "",
         "settings": dict(settings),
     }
@@ -382,7 +380,7 @@ def run(name: str, url: str) -> dict[str, object]:
     """All rounds; the figures."""
     _, token = prepare()
     batches = [make_batch(seed) for seed in range(BATCHES)]
-    facts = machine()
+    facts = machine_and_database()
     with served() as (port, process):
         bench = Bench(name, url, port, token, process)
         figures = alternated(bench, batches)

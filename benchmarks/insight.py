@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql
 
+from benchmarks.facts import machine
 from benchmarks.insight_rows import TABLES, WEEKEND, day_rows
 
 SERVER: Final = os.environ.get(
@@ -437,12 +437,7 @@ def main() -> None:
     os.environ["BENCH_WINDOW_END"] = (end.astimezone() + timedelta(hours=1)).isoformat()
     figures = run(options)
     figures["took_s"] = round(time.perf_counter() - _BEGUN)
-    figures["machine"] = {
-        "cpus": os.cpu_count(),
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
+    figures["machine"] = machine()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
     sys.stdout.write(RESULTS.read_text())

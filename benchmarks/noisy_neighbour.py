@@ -15,7 +15,6 @@ import gzip
 import http.client
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from benchmarks.facts import machine
 from benchmarks.ingest import database, make_batch
 
 ROUNDS = 3
@@ -222,12 +222,7 @@ def run() -> dict[str, object]:
         "p95_ratio_limited": _ratio(took, "flooded, limited"),
         "p95_ratio_no_limit": _ratio(took, "flooded, no limit"),
         "quota_rows_per_min": QUOTA_ROWS_PER_MIN,
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load": [round(load, 1) for load in os.getloadavg()],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        "machine": machine(),
     }
 
 

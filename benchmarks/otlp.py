@@ -11,8 +11,6 @@ end); medians of the rounds with their range. Results go to benchmarks/results/o
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -39,6 +37,7 @@ from agent_client.otlp.resource import resource_of
 from agent_client.otlp.scrub import Scrubber
 from agent_client.otlp.signals import Span
 from agent_client.store import Store
+from benchmarks.facts import machine
 
 ROUNDS = 7
 BATCH = 512
@@ -292,14 +291,8 @@ def report(figures: Figures) -> None:
             f"{name:<42}{median:>9,.0f} spans/s  ×{median / reference:5.2f}"
             f"   ({min(rates):,.0f}-{max(rates):,.0f})\n"
         )
-    facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n")
+    RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
     sys.stdout.flush()
 
 

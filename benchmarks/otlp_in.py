@@ -14,7 +14,6 @@ import gzip
 import http.client
 import json
 import os
-import platform
 import random
 import statistics
 import sys
@@ -31,6 +30,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from psycopg import sql
 
+from benchmarks.facts import machine
 from benchmarks.ingest import SERVER, cpu_seconds, database, prepare, served
 
 ROUNDS = 5
@@ -277,12 +277,7 @@ def run(name: str, url: str) -> dict[str, object]:
         "visible_spans_per_s_range": [round(min(rates)), round(max(rates))],
         "cpu_s_per_1000_spans": round(statistics.median(cpu_s), 4),
         "cpu_s_per_1000_spans_range": [round(min(cpu_s), 4), round(max(cpu_s), 4)],
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load": [round(load, 1) for load in os.getloadavg()],
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-        },
+        "machine": machine(),
     }
 
 

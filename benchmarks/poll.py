@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.ingest import database, machine
+from benchmarks.ingest import database, machine_and_database
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results" / "poll.json"
@@ -253,7 +253,7 @@ def run(chosen: argparse.Namespace, home: str) -> dict[str, object]:
         "turns": turns,
         "installs": chosen.installs,
         "clients": chosen.clients,
-        "machine": machine(),
+        "machine": machine_and_database(),
     }
 
 

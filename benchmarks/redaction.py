@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
-import platform
 import random
 import re
 import statistics
@@ -32,6 +30,7 @@ from agent_client.contract.redact import (
     redact_text,
 )
 from agent_client.contract.redact_table import ALL_RULES
+from benchmarks.facts import machine
 from tests.contract.redact_examples import expand
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,12 +283,7 @@ def main() -> None:
         path.name: list(read_cases(path, is_pii=chosen.pii)) for path in chosen.corpus
     } or {"own": list(own_cases())}
     results: dict[str, object] = {
-        "machine": {
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "processors": os.cpu_count(),
-            "load": os.getloadavg(),
-        },
+        "machine": machine(),
         "ruleset": RULESET_VERSION,
         "recall": {
             name: {"standard": score(cases, strict=False), "strict": score(cases, strict=True)}

@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ingest import database, machine, make_batch, prepare
+from benchmarks.ingest import database, machine_and_database, make_batch, prepare
 
 BATCHES = 200
 INSTALLS = 10
@@ -149,7 +149,7 @@ def main() -> None:
         **found,
         "receiver": told,
         "bar_per_s": BAR_PER_S,
-        "machine": machine(),
+        "machine": machine_and_database(),
     }
     if is_flaky:
         result |= {"seed": seed}

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -52,6 +51,7 @@ from agent_client.otlp.mapping import Mapper  # noqa: E402
 from agent_client.otlp.scrub import Scrubber  # noqa: E402
 from agent_client.otlp.signals import Span  # noqa: E402
 from agent_client.store import Row as AgentRow  # noqa: E402
+from benchmarks.facts import machine  # noqa: E402
 from benchmarks.otlp import readable  # noqa: E402
 from telemetry.relay import encode, resource  # noqa: E402
 from telemetry.relay.encode import Target, encode_traces  # noqa: E402
@@ -325,15 +325,9 @@ def report(figures: Figures, bodies: list[encode.Body]) -> None:
         "gzip_bytes_a_span": round(packed / span_count),
     }
     sys.stdout.write(f"{sizes}\n")
-    facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
-        json.dumps({"machine": facts, "rows": rows, "sizes": sizes}, indent=2) + "\n"
+        json.dumps({"machine": machine(), "rows": rows, "sizes": sizes}, indent=2) + "\n"
     )
     sys.stdout.flush()
 

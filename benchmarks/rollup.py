@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from benchmarks.facts import machine
 from benchmarks.ingest import SERVER, database
 
 BATCH_ROWS = 2000
@@ -340,10 +340,7 @@ def main() -> None:
 
         connections.close_all()
     figures["machine"] = {
-        "cpus": os.cpu_count(),
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "python": platform.python_version(),
-        "platform": platform.platform(),
+        **machine(),
         "postgres": postgres_version(),
     }
     figures["server"] = urlsplit(SERVER).hostname

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from pathlib import Path
 from agent_client.cli.parser import EXITS_OF_VERB
 from agent_client.contract.events import ModelCallEvent, RunEvent
 from agent_client.emitter import Emitter
+from benchmarks.facts import machine
 
 ROUNDS = 25
 RESULTS = Path(__file__).parent / "results" / "startup.json"
@@ -186,14 +186,8 @@ def main() -> None:
     imports = slowest_imports()
     for row in imports:
         sys.stdout.write(f"  {row['own_ms']:>6} ms  {row['module']}\n")
-    facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
-    }
     limits = {"status_wall_ms": STATUS_LIMIT_MS, "plugin_above_cpu_ms": PLUGIN_LIMIT_MS}
-    written = {"machine": facts, "limits": limits, "rows": results, "plugin_imports": imports}
+    written = {"machine": machine(), "limits": limits, "rows": results, "plugin_imports": imports}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(written, indent=2) + "\n")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -26,6 +25,7 @@ from agent_client.contract.events import ErrorEvent, Event, RunEvent, ToolCallEv
 from agent_client.emitter import BATCH_EVENTS, Emitter
 from agent_client.journal import Intake, Journal, oldest_chunks
 from benchmarks.emit import make_event
+from benchmarks.facts import machine
 
 ROUNDS = 7
 EVENTS = 8000
@@ -184,10 +184,7 @@ def report(took: dict[str, list[tuple[float, float]]]) -> None:
         rows.append(row)
         sys.stdout.write(shown.rstrip() + "\n")
     facts = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "load": os.getloadavg(),
+        **machine(),
         "events": EVENTS,
         "rounds": ROUNDS,
         "bar": BAR,
