@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,13 +35,18 @@ class Forks:
 
     def __init__(self, environ: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="forks-")
-        self._process = subprocess.Popen(
+        self._environ = {**environ, "FLEET_HOME": self._folder.name}
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "tests.ops.forks"],
-            env={**environ, "FLEET_HOME": self._folder.name},
+            env=self._environ,
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def run(
@@ -54,7 +60,13 @@ class Forks:
         ask = {"environ": environ, "words": words, "text": text, "streams": streams}
         self._process.stdin.write(json.dumps(ask) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        try:
+            code = int(self._process.stdout.readline())
+        except BaseException:  # the test's time is over: nobody after it waits for this command
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.communicate()
+            self._process = self._start()
+            raise
         return Done(code, *(Path(path).read_text(errors="replace") for path in streams[1:]))
 
     def close(self) -> None:
