@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.db import connections
 from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -59,7 +60,11 @@ def fresh_database_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One headless Chromium a process. Ask for ``page`` instead, unless a test needs contexts."""
-    # Playwright's synchronous API runs an event loop, beside which Django refuses the ORM.
+    # Playwright's synchronous API runs an event loop. Beside one Django keeps other connections
+    # than without: those of before are lost from sight here and found again by a process that is
+    # forked, which would talk over this one's socket.
+    connections.close_all()
+    # And beside one it refuses the ORM.
     before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     try:
