@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from typing import IO, Any, Final, Protocol
 
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
@@ -142,10 +142,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
 
         None: it is not one, and nothing was read.
         """
-        cfg, plain = self.cfg, conn.sock
-        if cfg.is_ssl or cfg.accesslog or cfg.max_requests or cfg.proxy_protocol != "off":
+        plain = conn.sock
+        if not self._reads_polls or conn.is_http2:
             return None
-        if conn.is_http2 or (conn.parser is not None and conn.parser.unreader.buf.getvalue()):
+        if conn.parser is not None and conn.parser.unreader.buf.getvalue():
             return None
         try:
             data = plain.recv(web_polls.MAX_BYTES, socket.MSG_PEEK)
@@ -154,13 +154,21 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no 
             headers = self._looked_up(environ) if environ else None
             if environ is None or headers is None:
                 return None
-            is_kept = may_stay and self.alive and bool(cfg.keepalive) and web_polls.stays(environ)
+            keeps = may_stay and self.alive and bool(self.cfg.keepalive)
+            is_kept = keeps and web_polls.stays(environ)
             answer = web_polls.answer_of(headers, time.time(), is_kept=is_kept)
             plain.recv(len(data))
             # Its buffer takes 300 bytes at once, or the other side has not read for long.
             return plain.send(answer) == len(answer) and is_kept
         except OSError:  # gone: the full way finds that out again, and closes it
             return None
+
+    @cached_property
+    def _reads_polls(self) -> bool:
+        """Whether gunicorn was told nothing that needs every request to go its own way."""
+        cfg = self.cfg
+        needs_all = cfg.is_ssl or cfg.accesslog or cfg.max_requests
+        return not needs_all and cfg.proxy_protocol == "off"
 
     def _looked_up(self, environ: Mapping[str, object]) -> list[tuple[str, str]] | None:
         """The 304 of a poll, if memory has it. The thread of all connections outlives a fault."""
