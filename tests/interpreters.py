@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 INSTALL_TIMEOUT_S: Final = 900
 
@@ -79,6 +83,22 @@ def make_venv(python: str, folder: Path, *packages: str | Path) -> Path:
     if packages:
         run_uv("pip", "install", "--quiet", "--python", own, *packages)
     return own
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder of this run that all its workers see."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
+@contextmanager
+def made_once(shared: Path) -> Iterator[bool]:
+    """Whether this worker has to fill ``shared``; the others wait until it is filled."""
+    shared.mkdir(parents=True, exist_ok=True)
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not (shared / "ready").exists()
+        (shared / "ready").touch()
 
 
 def _fetched(version: str) -> str | None:

@@ -190,7 +190,7 @@ def start_postgres(stack: contextlib.ExitStack) -> Service:
     command = [*map(str, server), *(part for setting in settings for part in ("-c", setting))]
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     process = _launch(command, environ=environ, home=home, log=log, owner=owner)
-    stack.callback(_stop, process, signal.SIGINT)  # SIGINT is PostgreSQL's fast shutdown
+    stack.callback(stop, process, signal.SIGINT)  # SIGINT is PostgreSQL's fast shutdown
     version = _wait_for(lambda: postgres_version(url), process)
     if version is None:
         return Service("PostgreSQL", None, "", f"start failed: {log.read_text()[-300:].strip()}")
@@ -207,7 +207,7 @@ def start_redis(stack: contextlib.ExitStack) -> Service:
     settings = ["--bind", "127.0.0.1", "--databases", "64", "--save", "", "--appendonly", "no"]
     command = [program, "--port", str(port), "--dir", str(home), *settings]
     process = _launch(command, environ=dict(os.environ), home=home, log=log, owner=None)
-    stack.callback(_stop, process, signal.SIGTERM)
+    stack.callback(stop, process, signal.SIGTERM)
     url = f"redis://127.0.0.1:{port}"
     version = _wait_for(lambda: redis_version(url), process)
     if version is None:
@@ -304,10 +304,16 @@ def _wait_for(probe: Callable[[], str | None], process: subprocess.Popen[bytes])
     return None
 
 
-def _stop(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+def stop(
+    process: subprocess.Popen[bytes],
+    how: signal.Signals = signal.SIGTERM,
+    *,
+    patience_s: float = 15.0,
+) -> None:
+    """Ask a process to end, and end it when it has not after so long."""
     process.send_signal(how)
     try:
-        process.wait(timeout=15)
+        process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

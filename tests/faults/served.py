@@ -18,7 +18,7 @@ from django.db import connection
 
 from fleet.bringup import web_options
 from tests.faults import raw
-from tests.services import free_port
+from tests.services import free_port, stop
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
@@ -106,12 +106,7 @@ def serve(
         wait_until(lambda: is_healthy(console.url), console.log_text)
         yield console
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, patience_s=20)
 
 
 def is_healthy(url: str) -> bool:

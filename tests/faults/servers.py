@@ -121,12 +121,7 @@ class Cluster:
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(how)
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        services.stop(self._process, how, patience_s=STOP_S)
 
     def seen_data(self) -> Path:
         """The data folder as the server itself sees it, its disk included."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,13 +117,3 @@ def installed_in(python: Path) -> dict[str, str]:
 def check_pins(python: Path) -> None:
     """``pip check``: every requirement of every package is met. Raises RuntimeError."""
     run_uv("pip", "check", "--python", python)
-
-
-@contextmanager
-def made_once(shared: Path) -> Iterator[bool]:
-    """Whether this worker has to fill ``shared``; the others wait until it is filled."""
-    shared.mkdir(parents=True, exist_ok=True)
-    with (shared / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield not (shared / "ready").exists()
-        (shared / "ready").touch()

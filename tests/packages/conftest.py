@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.packages.bare import HOST, Bare, Wheels, build, made_once, make_bare
+from tests.interpreters import made_once, shared_folder
+from tests.packages.bare import HOST, Bare, Wheels, build, make_bare
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "packages"
+    return shared_folder(tmp_path_factory, "packages")
 
 
 @pytest.fixture(scope="session")

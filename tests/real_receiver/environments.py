@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.interpreters import find_python, make_venv
+from tests.interpreters import find_python, made_once, make_venv, shared_folder
 
 
 def shared_environment(tmp_path_factory: pytest.TempPathFactory, package: str) -> Path:
     """One environment a package for all workers of this run: the first makes it, others wait."""
-    base = tmp_path_factory.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-receiver"
-    folder = shared / package.partition("==")[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = folder / "ready"
-        if not ready.exists():
+    folder = shared_folder(tmp_path_factory, "real-receiver") / package.partition("==")[0]
+    with made_once(folder) as is_first:
+        if is_first:
             make_venv(find_python("3.12"), folder / "venv", package)
-            ready.touch()
     return folder / "venv"

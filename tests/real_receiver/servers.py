@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tests.services import stop
+
 START_TIMEOUT_S = 120
 NOWHERE = "http://127.0.0.1:9"
 """A proxy that nobody is: whatever would go beyond this machine ends there."""
@@ -19,7 +21,8 @@ NOWHERE = "http://127.0.0.1:9"
 def serve(
     command: Sequence[str | Path], folder: Path, health_url: str, environ: Mapping[str, str]
 ) -> Iterator[None]:
-    """Run it, its folder its home, until the block ends. Errors: RuntimeError with its log."""
+    """Run it, a new folder its home, until the block ends. Errors: RuntimeError with its log."""
+    folder.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     own = {"HOME": str(folder), "HTTP_PROXY": NOWHERE, "HTTPS_PROXY": NOWHERE}
     log = folder / "server.log"
@@ -35,12 +38,7 @@ def serve(
         _wait_until_up(health_url, process, log)
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, patience_s=30)
 
 
 def _wait_until_up(health_url: str, process: subprocess.Popen[bytes], log: Path) -> None:
